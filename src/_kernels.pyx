@@ -1,0 +1,108 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, freethreading_compatible=True
+"""The compiled module: loops over rows, one included file per family of losses.
+
+Every function here trusts its arguments: xentfast._checks has seen them. Arrays come with eight
+axes (rows.pxi), the classes last; one dtype, float32 or float64, is the compute type `real`.
+"""
+
+from libc.math cimport INFINITY
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport (
+    int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
+)
+
+ctypedef fused real:
+    float
+    double
+
+cdef extern from "rows.h" nogil:
+    enum: XF_PANEL
+    ctypedef bint xf_bool "bool"
+    ctypedef enum xf_type:
+        XF_F32
+        XF_F64
+    ctypedef struct xf_rows:
+        const char *row[16]
+        ptrdiff_t step
+        xf_type type
+    ctypedef struct xf_out:
+        char *row[16]
+        ptrdiff_t step
+    ctypedef struct xf_target:
+        const xf_rows *dense
+        const void *class_weight
+        double scale, offset
+    ctypedef struct xf_panel:
+        int rows
+        ptrdiff_t classes
+        int64_t label[16]
+        double own[16]
+        double weight[16]
+        double z_loss, gradient_scale
+        xf_bool wants_gradient
+        double loss[16]
+        double lse[16]
+    ctypedef struct xf_binary:
+        const void *x
+        const void *label
+        const void *pos_weight
+        const void *weight
+        void *loss
+        void *gradient
+        ptrdiff_t n
+        double label_smoothing, gradient_scale
+        xf_bool from_logits
+    ctypedef enum xf_divergence:
+        XF_ENTROPY
+        XF_KL
+        XF_JS
+    ctypedef struct xf_kernels:
+        ptrdiff_t block
+        void (*softmax_loss)(const xf_rows *, const xf_target *, xf_panel *,
+                             const xf_out *) noexcept nogil
+        void (*softmax_gradient)(const xf_rows *, const xf_target *, xf_panel *,
+                                 const xf_out *) noexcept nogil
+        void (*logsumexp)(const xf_rows *, xf_panel *, const xf_out *) noexcept nogil
+        void (*softmax)(const xf_rows *, xf_panel *, const xf_out *, xf_bool) noexcept nogil
+        void (*log_loss)(const xf_rows *, const xf_target *, xf_panel *) noexcept nogil
+        void (*log_loss_gradient)(const xf_rows *, const xf_target *, xf_panel *,
+                                  const xf_out *) noexcept nogil
+        double (*binary)(const xf_binary *, xf_bool *) noexcept nogil
+        double (*divergence)(xf_divergence, const xf_rows *, const xf_rows *, int, ptrdiff_t,
+                             xf_bool) noexcept nogil
+        double (*mass)(const xf_rows *, int, ptrdiff_t, xf_bool *) noexcept nogil
+        void (*elementwise)(int, const void *, void *, ptrdiff_t) noexcept nogil
+
+cdef extern from "dispatch.h" nogil:
+    int xf_isa_count()
+    const char *xf_isa_name(int)
+    xf_bool xf_isa_runs(int)
+    int xf_isa_chosen()
+    void xf_isa_choose(int)
+    const xf_kernels *xf_isa_kernels(xf_type)
+
+cdef extern from "pool.h" nogil:
+    ctypedef void xf_task(void *, ptrdiff_t) noexcept nogil
+    void xf_pool_run(xf_task *, void *, ptrdiff_t, int)
+    void xf_raise(int *)
+
+cdef extern from *:
+    """
+    #if defined(__clang__)
+    #define XF_COMPILER "clang " __clang_version__
+    #elif defined(__GNUC__)
+    #define XF_COMPILER "gcc " __VERSION__
+    #else
+    #define XF_COMPILER "unknown"
+    #endif
+    """
+    const char *XF_VERSION
+    const char *XF_COMPILER
+
+include "config.pyx"
+include "rows.pxi"
+include "cross_entropy.pyx"
+include "softmax.pyx"
+include "binary.pyx"
+include "divergence.pyx"

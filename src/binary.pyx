@@ -1,0 +1,162 @@
+# Binary cross-entropy: element by element, in blocks of the elements' C order.
+
+cdef struct Binary:
+    const xf_kernels *kernels
+    Shape shape
+    Strided x, labels, pos_weight, weights, losses, gradient
+    ptrdiff_t elements, chunk
+    double label_smoothing, gradient_scale
+    bint from_logits, counting
+    double *loss_sums
+    double *weight_sums
+    int bad_label, bad_weight
+
+
+cdef inline const void *fetch_block(Binary *job, const Strided *s, ptrdiff_t first, ptrdiff_t n,
+                                    char *buffer) noexcept nogil:
+    """Elements [first, first + n): in place where they lie so, else gathered and converted."""
+    cdef ptrdiff_t item = size_of(job.x.kind), at, j, run, stride
+    cdef int inner = job.shape.axes - 1
+    cdef char *p
+    if s.data == NULL:
+        return NULL
+    run = job.shape.size[inner]
+    stride = s.stride[inner]
+    at = first % run
+    p = find(&job.shape, s, first)
+    if s.kind == job.x.kind and stride == item and at + n <= run:
+        return p
+    for j in range(n):
+        if at == run:
+            at = 0
+            p = find(&job.shape, s, first + j)
+        put_number(buffer + j * item, job.x.kind, number(p, s.kind))
+        p += stride
+        at += 1
+    return buffer
+
+
+cdef inline void *place_block(Binary *job, const Strided *s, ptrdiff_t first, ptrdiff_t n,
+                              char *buffer) noexcept nogil:
+    """Where elements [first, first + n) may be written; scatter_block ends it."""
+    cdef int inner = job.shape.axes - 1
+    if s.data == NULL:
+        return NULL
+    if (s.stride[inner] == size_of(job.x.kind)
+            and first % job.shape.size[inner] + n <= job.shape.size[inner]):
+        return find(&job.shape, s, first)
+    return buffer
+
+
+cdef inline void scatter_block(Binary *job, const Strided *s, ptrdiff_t first, ptrdiff_t n,
+                               const void *block, const char *buffer) noexcept nogil:
+    cdef ptrdiff_t item = size_of(job.x.kind), j
+    if block == buffer:
+        for j in range(n):
+            memcpy(find(&job.shape, s, first + j), buffer + j * item, item)
+
+
+cdef inline double count_block(Binary *job, const void *weights, ptrdiff_t n) noexcept nogil:
+    cdef double a, total = 0
+    cdef ptrdiff_t j
+    if weights == NULL:
+        return <double> n
+    for j in range(n):
+        a = (<const float *> weights)[j] if job.x.kind == F32 else (<const double *> weights)[j]
+        if not 0 <= a < INFINITY:
+            xf_raise(&job.bad_weight)
+        total += a
+    return total
+
+
+cdef void binary_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
+    cdef Binary *job = <Binary *> context
+    cdef char buffer[6][2048]
+    cdef xf_binary b
+    cdef xf_bool valid = True
+    cdef ptrdiff_t first = chunk * job.chunk, end = first + job.chunk, n
+    cdef double loss = 0, weight = 0
+    if end > job.elements:
+        end = job.elements
+    b.label_smoothing = job.label_smoothing
+    b.gradient_scale = job.gradient_scale
+    b.from_logits = job.from_logits
+    while first < end:
+        n = job.kernels.block if end - first > job.kernels.block else end - first
+        b.n = n
+        b.weight = fetch_block(job, &job.weights, first, n, buffer[0])
+        weight += count_block(job, b.weight, n)
+        if not job.counting:
+            b.x = fetch_block(job, &job.x, first, n, buffer[1])
+            b.label = fetch_block(job, &job.labels, first, n, buffer[2])
+            b.pos_weight = fetch_block(job, &job.pos_weight, first, n, buffer[3])
+            b.loss = place_block(job, &job.losses, first, n, buffer[4])
+            b.gradient = place_block(job, &job.gradient, first, n, buffer[5])
+            loss += job.kernels.binary(&b, &valid)
+            scatter_block(job, &job.losses, first, n, b.loss, buffer[4])
+            scatter_block(job, &job.gradient, first, n, b.gradient, buffer[5])
+        first += n
+    if not valid:
+        xf_raise(&job.bad_label)
+    job.loss_sums[chunk] = loss
+    job.weight_sums[chunk] = weight
+
+
+def binary_cross_entropy(const real[:, :, :, :, :, :, :] x, labels, int label_kind, pos_weight,
+                         int pos_weight_kind, weights, int weight_kind, double label_smoothing,
+                         bint from_logits, bint mean, real[:, :, :, :, :, :, :] losses,
+                         real[:, :, :, :, :, :, :] gradient):
+    """Return (sum of the losses, sum of the weights, bad label seen, bad weight seen).
+
+    The arrays have seven axes, the last of length 1; losses and gradient are written unless None.
+    """
+    cdef Binary job
+    cdef Strided *arrays[6]
+    cdef ptrdiff_t chunks
+    cdef int threads, i
+    cdef double weight
+    arrays[:] = [&job.x, &job.labels, &job.pos_weight, &job.weights, &job.losses, &job.gradient]
+    job.kernels = xf_isa_kernels(XF_F32 if real is float else XF_F64)
+    job.elements = 1
+    for i in range(LEADING):
+        job.elements *= x.shape[i]
+    if job.elements == 0:
+        return 0.0, 0.0, False, False
+    lay(<char *> &x[0, 0, 0, 0, 0, 0, 0], x.strides, F32 if real is float else F64, &job.x)
+    take(labels, label_kind, &job.labels)
+    take(pos_weight, pos_weight_kind, &job.pos_weight)
+    take(weights, weight_kind, &job.weights)
+    job.losses.data = NULL
+    job.gradient.data = NULL
+    if losses is not None:
+        lay(<char *> &losses[0, 0, 0, 0, 0, 0, 0], losses.strides, job.x.kind, &job.losses)
+    if gradient is not None:
+        lay(<char *> &gradient[0, 0, 0, 0, 0, 0, 0], gradient.strides, job.x.kind, &job.gradient)
+    merge(&job.shape, x.shape, arrays, 6)
+    job.label_smoothing = label_smoothing
+    job.from_logits = from_logits
+    job.gradient_scale = 1
+    job.bad_label = job.bad_weight = False
+    job.chunk = rows_of_chunk((job.elements + job.kernels.block - 1) // job.kernels.block,
+                              job.kernels.block) * job.kernels.block
+    chunks = (job.elements + job.chunk - 1) // job.chunk
+    threads = threads_for(job.elements, 1)
+    job.loss_sums = <double *> malloc(2 * chunks * sizeof(double))
+    if not job.loss_sums:
+        raise MemoryError("no memory for the sums of the chunks")
+    job.weight_sums = job.loss_sums + chunks
+    with nogil:
+        job.counting = mean and job.gradient.data
+        if job.counting:
+            weight = <double> job.elements
+            if job.weights.data:
+                xf_pool_run(binary_chunk, &job, chunks, threads)
+                weight = tree(job.weight_sums, chunks)
+            job.gradient_scale = 1 / weight if weight > 0 else 0
+            job.counting = False
+        if not job.bad_weight:
+            xf_pool_run(binary_chunk, &job, chunks, threads)
+        loss = tree(job.loss_sums, chunks)
+        weight = tree(job.weight_sums, chunks)
+        free(job.loss_sums)
+    return loss, weight, job.bad_label != 0, job.bad_weight != 0

@@ -1,0 +1,58 @@
+# Threads, instruction sets, and what was built.
+
+cdef int number_of_threads = 1
+
+
+def set_num_threads(int n):
+    """Use at most n threads in each call."""
+    global number_of_threads
+    number_of_threads = n
+
+
+def get_num_threads():
+    """Return the most threads a call uses."""
+    return number_of_threads
+
+
+def built_isas():
+    """Return the names of the instruction sets built, weakest first."""
+    return tuple([xf_isa_name(i).decode() for i in range(xf_isa_count())])
+
+
+def available_isas():
+    """Return the names of those that run on this machine, weakest first."""
+    return tuple([xf_isa_name(i).decode() for i in range(xf_isa_count()) if xf_isa_runs(i)])
+
+
+def get_isa():
+    """Return the name of the instruction set in use."""
+    return xf_isa_name(xf_isa_chosen()).decode()
+
+
+def set_isa(str name):
+    """Use the instruction set of this name from now on."""
+    cdef int i
+    for i in range(xf_isa_count()):
+        if xf_isa_name(i).decode() == name:
+            if not xf_isa_runs(i):
+                raise ValueError(f"instruction set {name!r} does not run on this machine")
+            xf_isa_choose(i)
+            return
+    raise ValueError(f"instruction set must be one of {built_isas()}, got {name!r}")
+
+
+def version():
+    """Return the package's version."""
+    return XF_VERSION.decode()
+
+
+def compiler():
+    """Return the compiler that built this module."""
+    return XF_COMPILER.decode()
+
+
+def elementwise(int which, const real[::1] x, real[::1] y):
+    """Write exp (which = 0), log (1), log1p (2) or log1p on [0, 1] (3) of x to y, for the tests."""
+    cdef const xf_kernels *k = xf_isa_kernels(XF_F32 if real is float else XF_F64)
+    if x.shape[0]:
+        k.elementwise(which, &x[0], &y[0], x.shape[0])

@@ -1,0 +1,201 @@
+# Categorical cross-entropy, from index or dense labels, from logits or from probabilities.
+
+from libc.stdlib cimport free, malloc
+
+cdef struct CrossEntropy:
+    const xf_kernels *kernels
+    Shape shape
+    Strided x, labels, weights, losses, gradient
+    ptrdiff_t rows, classes, chunk
+    int panel
+    bint from_logits, dense, ignores, counting, wants_gradient
+    int64_t ignored
+    const void *class_weight
+    double label_smoothing, z_loss, gradient_scale
+    double *loss_sums           # of each chunk
+    double *weight_sums
+    int bad_label, bad_weight
+
+
+cdef inline void load_weights(CrossEntropy *job, xf_panel *p, const char **weight,
+                              double *counts) noexcept nogil:
+    """The weights of a panel's rows, and what each row counts in the mean."""
+    cdef int i
+    for i in range(XF_PANEL):
+        p.label[i] = -1
+        p.own[i] = 0
+        p.weight[i] = counts[i] = 1 if i < p.rows else 0
+    if job.weights.data:
+        for i in range(p.rows):
+            p.weight[i] = counts[i] = number(weight[i], job.weights.kind)
+            if not 0 <= counts[i] < INFINITY:
+                xf_raise(&job.bad_weight)
+
+
+cdef inline void load_labels(CrossEntropy *job, xf_panel *p, const char **label,
+                             double *counts) noexcept nogil:
+    """The index labels of a panel's rows: read once, checked, then used."""
+    cdef double own = 1 - job.label_smoothing, by_class
+    cdef bint bad = False, skip
+    cdef int i
+    read_indices(label, job.labels.kind, p.rows, p.label)
+    for i in range(p.rows):
+        p.own[i] = own
+        bad |= <uint64_t> p.label[i] >= <uint64_t> job.classes
+    if not (bad or job.ignores or job.class_weight):
+        return
+    for i in range(p.rows):
+        skip = job.ignores and p.label[i] == job.ignored
+        if not skip and <uint64_t> p.label[i] >= <uint64_t> job.classes:
+            xf_raise(&job.bad_label)
+            skip = True
+        if skip:
+            p.label[i] = -1
+            p.own[i] = counts[i] = 0
+            p.weight[i] = -1
+        elif job.class_weight:
+            by_class = number(<const char *> job.class_weight + p.label[i] * size_of(job.x.kind),
+                              job.x.kind)
+            p.own[i] = own * by_class
+            counts[i] *= by_class
+
+
+cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
+    cdef CrossEntropy *job = <CrossEntropy *> context
+    cdef xf_panel p
+    cdef xf_rows x, dense
+    cdef xf_out out
+    cdef xf_target target
+    cdef const char *label[16]
+    cdef const char *weight[16]
+    cdef const char *loss[16]
+    cdef double counts[16]
+    cdef double loss_sum[4]
+    cdef double weight_sum[4]
+    cdef ptrdiff_t first = chunk * job.chunk, end = first + job.chunk, row
+    cdef int i, n
+    loss_sum[:] = [0, 0, 0, 0]
+    weight_sum[:] = [0, 0, 0, 0]
+    if end > job.rows:
+        end = job.rows
+    x.step = job.x.step
+    x.type = <xf_type> (XF_F32 if job.x.kind == F32 else XF_F64)
+    dense.step = job.labels.step
+    dense.type = <xf_type> (XF_F32 if job.labels.kind == F32 else XF_F64)
+    out.step = job.gradient.step
+    target.dense = &dense if job.dense else NULL
+    target.class_weight = job.class_weight
+    target.scale = 1 - job.label_smoothing
+    target.offset = job.label_smoothing / job.classes
+    p.classes = job.classes
+    p.z_loss = job.z_loss
+    p.gradient_scale = job.gradient_scale
+    p.wants_gradient = job.wants_gradient
+    row = first
+    while row < end:
+        n = <int> (end - row) if end - row < job.panel else job.panel
+        p.rows = n
+        if job.dense:
+            find_rows(&job.shape, &job.labels, row, n, dense.row)
+        else:
+            find_rows(&job.shape, &job.labels, row, n, label)
+        if job.weights.data:
+            find_rows(&job.shape, &job.weights, row, n, weight)
+        load_weights(job, &p, weight, counts)
+        if not job.dense:
+            load_labels(job, &p, label, counts)
+        for i in range(n):
+            weight_sum[(row - first + i) & 3] += counts[i]
+        if not job.counting:
+            find_rows(&job.shape, &job.x, row, n, x.row)
+            if job.wants_gradient:
+                find_rows(&job.shape, &job.gradient, row, n, <const char **> out.row)
+            if job.from_logits:
+                job.kernels.softmax_loss(&x, &target, &p, &out if job.wants_gradient else NULL)
+            else:
+                job.kernels.log_loss(&x, &target, &p)
+            for i in range(n):
+                loss_sum[(row - first + i) & 3] += p.loss[i]
+            if job.losses.data:
+                find_rows(&job.shape, &job.losses, row, n, loss)
+                for i in range(n):
+                    put_number(<char *> loss[i], job.x.kind, p.loss[i])
+            if job.wants_gradient:
+                if job.from_logits:
+                    job.kernels.softmax_gradient(&x, &target, &p, &out)
+                else:
+                    job.kernels.log_loss_gradient(&x, &target, &p, &out)
+        row += n
+    job.loss_sums[chunk] = (loss_sum[0] + loss_sum[2]) + (loss_sum[1] + loss_sum[3])
+    job.weight_sums[chunk] = (weight_sum[0] + weight_sum[2]) + (weight_sum[1] + weight_sum[3])
+
+
+def cross_entropy(const real[:, :, :, :, :, :, :] x, labels, int label_kind, bint dense,
+                  const real[::1] class_weight, weights, int weight_kind, ignore_index,
+                  double label_smoothing, double z_loss, bint from_logits, bint mean,
+                  real[:, :, :, :, :, :, :] losses, real[:, :, :, :, :, :, :] gradient):
+    """Return (sum of the losses, sum of what the rows count, bad label seen, bad weight seen).
+
+    losses and gradient are written unless None; with `mean` the gradient is that of the mean. A bad
+    label or weight in a gradient of a mean is found before anything is written.
+    """
+    cdef CrossEntropy job
+    cdef Strided *arrays[5]
+    cdef ptrdiff_t chunks
+    cdef int threads, i
+    cdef double weight = 1
+    cdef xf_type type = XF_F32 if real is float else XF_F64
+    arrays[:] = [&job.x, &job.labels, &job.weights, &job.losses, &job.gradient]
+    job.kernels = xf_isa_kernels(type)
+    job.rows = 1
+    for i in range(LEADING):
+        job.rows *= x.shape[i]
+    job.classes = x.shape[LEADING]
+    if job.rows == 0:
+        return 0.0, 0.0, False, False
+    lay(<char *> &x[0, 0, 0, 0, 0, 0, 0], x.strides, F32 if real is float else F64, &job.x)
+    take(labels, label_kind, &job.labels)
+    take(weights, weight_kind, &job.weights)
+    job.losses.data = NULL
+    job.gradient.data = NULL
+    job.gradient.step = 0
+    if losses is not None:
+        lay(<char *> &losses[0, 0, 0, 0, 0, 0, 0], losses.strides, job.x.kind, &job.losses)
+    job.wants_gradient = gradient is not None
+    if job.wants_gradient:
+        lay(<char *> &gradient[0, 0, 0, 0, 0, 0, 0], gradient.strides, job.x.kind, &job.gradient)
+    merge(&job.shape, x.shape, arrays, 5)
+    job.from_logits = from_logits
+    job.dense = dense
+    job.ignores = ignore_index is not None
+    job.ignored = ignore_index if job.ignores else 0
+    job.class_weight = &class_weight[0] if class_weight is not None else NULL
+    job.label_smoothing = label_smoothing
+    job.z_loss = z_loss
+    job.gradient_scale = 1
+    job.bad_label = job.bad_weight = False
+    job.chunk = rows_of_chunk(job.rows, job.classes)
+    job.panel = panel_rows(job.kernels, job.classes, job.wants_gradient
+                           and job.x.step == size_of(job.x.kind) == job.gradient.step)
+    chunks = (job.rows + job.chunk - 1) // job.chunk
+    threads = threads_for(job.rows, job.classes)
+    job.loss_sums = <double *> malloc(2 * chunks * sizeof(double))
+    if not job.loss_sums:
+        raise MemoryError("no memory for the sums of the chunks")
+    job.weight_sums = job.loss_sums + chunks
+    with nogil:
+        job.counting = mean and job.wants_gradient
+        if job.counting:
+            if job.ignores or job.class_weight or job.weights.data:
+                xf_pool_run(cross_entropy_chunk, &job, chunks, threads)
+                weight = tree(job.weight_sums, chunks)
+            else:
+                weight = <double> job.rows
+            job.gradient_scale = 1 / weight if weight > 0 else 0
+            job.counting = False
+        if not (job.bad_label or job.bad_weight):
+            xf_pool_run(cross_entropy_chunk, &job, chunks, threads)
+        loss = tree(job.loss_sums, chunks)
+        weight = tree(job.weight_sums, chunks)
+        free(job.loss_sums)
+    return loss, weight, job.bad_label != 0, job.bad_weight != 0

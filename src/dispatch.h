@@ -1,0 +1,15 @@
+/* The instruction sets that were built, and the choice among them. */
+#ifndef XF_DISPATCH_H
+#define XF_DISPATCH_H
+#include "rows.h"
+
+int xf_isa_count(void); /* weakest first */
+const char *xf_isa_name(int isa);
+bool xf_isa_runs(int isa); /* on this machine */
+
+/* The set in use: the strongest that runs, until xf_isa_choose takes another. */
+int xf_isa_chosen(void);
+void xf_isa_choose(int isa);
+const xf_kernels *xf_isa_kernels(xf_type type);
+
+#endif

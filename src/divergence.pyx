@@ -1,0 +1,108 @@
+# Entropy, divergences, and whether rows are distributions.
+
+cdef enum:
+    IS_DISTRIBUTION = 3         # beside xf_divergence
+
+cdef struct Divergence:
+    const xf_kernels *kernels
+    Shape shape
+    Strided p, q, out
+    ptrdiff_t rows, classes, chunk
+    int what
+    xf_type p_type, q_type
+    bint normalize
+    double unit, tolerance
+
+
+cdef void divergence_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
+    cdef Divergence *job = <Divergence *> context
+    cdef xf_rows p, q
+    cdef const char *out[16]
+    cdef ptrdiff_t row = chunk * job.chunk, end = row + job.chunk
+    cdef int i, n
+    cdef xf_bool valid
+    cdef double value
+    if end > job.rows:
+        end = job.rows
+    p.step = job.p.step
+    p.type = job.p_type
+    q.step = job.q.step
+    q.type = job.q_type
+    while row < end:
+        n = <int> (end - row) if end - row < XF_PANEL else XF_PANEL
+        find_rows(&job.shape, &job.p, row, n, p.row)
+        if job.q.data:
+            find_rows(&job.shape, &job.q, row, n, q.row)
+        find_rows(&job.shape, &job.out, row, n, out)
+        for i in range(n):
+            if job.what == IS_DISTRIBUTION:
+                valid = True
+                value = job.kernels.mass(&p, i, job.classes, &valid)
+                (<char *> out[i])[0] = valid and -job.tolerance <= value - 1 <= job.tolerance
+            else:
+                value = job.kernels.divergence(<xf_divergence> job.what, &p,
+                                               &q if job.q.data else NULL, i, job.classes,
+                                               job.normalize)
+                put_number(<char *> out[i], job.out.kind, value / job.unit)
+        row += n
+
+
+cdef divergence_run(Divergence *job, const Py_ssize_t *shape):
+    cdef Strided *arrays[3]
+    cdef int i
+    arrays[:] = [&job.p, &job.q, &job.out]
+    job.rows = 1
+    for i in range(LEADING):
+        job.rows *= shape[i]
+    if job.rows == 0:
+        return
+    job.classes = shape[LEADING]
+    merge(&job.shape, shape, arrays, 3)
+    job.chunk = rows_of_chunk(job.rows, job.classes)
+    with nogil:
+        xf_pool_run(divergence_chunk, job, (job.rows + job.chunk - 1) // job.chunk,
+                    threads_for(job.rows, job.classes))
+
+
+def divergence(int what, p, int p_kind, q, int q_kind, real[:, :, :, :, :, :, :] out,
+               shape, bint normalize, double unit):
+    """Write the entropy (what = 0), the KL (1) or the Jensen-Shannon divergence (2) of the rows.
+
+    p and q (None for the entropy) have the seven-axis shape `shape`, out one class; the results are
+    divided by `unit`.
+    """
+    cdef Divergence job
+    cdef Py_ssize_t size[LEADING + 1]
+    cdef int i
+    for i in range(LEADING + 1):
+        size[i] = shape[i]
+    job.kernels = xf_isa_kernels(XF_F32 if real is float else XF_F64)
+    job.what = what
+    job.normalize = normalize
+    job.unit = unit
+    job.tolerance = 0
+    take(p, p_kind, &job.p)
+    take(q, q_kind, &job.q)
+    take(out, F32 if real is float else F64, &job.out)
+    job.p_type = XF_F32 if p_kind == F32 else XF_F64
+    job.q_type = XF_F32 if q_kind == F32 else XF_F64
+    divergence_run(&job, size)
+
+
+def is_distribution(const real[:, :, :, :, :, :, :] p, uint8_t[:, :, :, :, :, :, :] out,
+                    double tolerance):
+    """Write whether each row lies in [0, 1] and sums to 1 within the tolerance; out has one class."""
+    cdef Divergence job
+    job.kernels = xf_isa_kernels(XF_F32 if real is float else XF_F64)
+    job.what = IS_DISTRIBUTION
+    job.normalize = False
+    job.unit = 1
+    job.tolerance = tolerance
+    job.q.data = NULL
+    if out.shape[0] == 0:
+        return
+    lay(<char *> &p[0, 0, 0, 0, 0, 0, 0], p.strides, F32 if real is float else F64, &job.p)
+    lay(<char *> &out[0, 0, 0, 0, 0, 0, 0], out.strides, U8, &job.out)
+    job.p_type = XF_F32 if real is float else XF_F64
+    job.q_type = job.p_type
+    divergence_run(&job, p.shape)

@@ -1,0 +1,91 @@
+/* The row primitives' interface: what the Cython loops call through the dispatch. Shapes are
+   (rows, classes); one call treats a panel of at most XF_PANEL rows. */
+#ifndef XF_ROWS_H
+#define XF_ROWS_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define XF_PANEL 16         /* rows a panel can hold: the lanes of the longest logical vector */
+#define XF_BLOCK_BYTES 2048 /* a block: 32 logical vectors, summed in two chains of 16 */
+
+typedef enum { XF_F32, XF_F64 } xf_type;
+
+/* Some rows to read: where each begins, the bytes from class to class, what an element is. */
+typedef struct {
+    const char *row[XF_PANEL];
+    ptrdiff_t step;
+    xf_type type;
+} xf_rows;
+
+/* Some rows to write, of the compute type. */
+typedef struct {
+    char *row[XF_PANEL];
+    ptrdiff_t step;
+} xf_out;
+
+/* t_j = w_j (scale * dense_j + offset): the label distribution but for an index label's own class.
+   class_weight is of the compute type, or NULL for ones; dense may be NULL. */
+typedef struct {
+    const xf_rows *dense;
+    const void *class_weight;
+    double scale, offset;
+} xf_target;
+
+/* What a panel of rows needs, keeps between value and gradient, and gives. */
+typedef struct {
+    /* in; the three arrays are filled beyond `rows` too, with -1, 0 and 0 */
+    int rows;
+    ptrdiff_t classes;
+    int64_t label[XF_PANEL]; /* class index, or -1 where there is none */
+    double own[XF_PANEL];    /* the index label's own share of t */
+    double weight[XF_PANEL]; /* of the row's loss; -1 for an ignored row */
+    double z_loss, gradient_scale;
+    bool wants_gradient;
+    /* out */
+    double loss[XF_PANEL];
+    double lse[XF_PANEL];
+    /* between */
+    enum { XF_KEPT_NOTHING, XF_KEPT_TILE, XF_KEPT_OUT } kept; /* where exp(d) of all classes is */
+    _Alignas(64) unsigned char state[16][64];
+    unsigned char tile[2][XF_BLOCK_BYTES * 16]; /* a block of all rows, lanes across rows */
+    unsigned char block[2][XF_BLOCK_BYTES];     /* a block of one row */
+} xf_panel;
+
+/* One block of elements of binary cross-entropy; pos_weight, weight, loss and gradient may be NULL.
+ */
+typedef struct {
+    const void *x, *label, *pos_weight, *weight;
+    void *loss, *gradient;
+    ptrdiff_t n;
+    double label_smoothing, gradient_scale;
+    bool from_logits;
+} xf_binary;
+
+typedef enum { XF_ENTROPY, XF_KL, XF_JS } xf_divergence;
+
+typedef struct {
+    /* Elements in a block; bytes of one are XF_BLOCK_BYTES / block. */
+    ptrdiff_t block;
+    /* Losses of index or dense labels from logits; out may be NULL, or the rows the gradient of
+       this panel will be written to. */
+    void (*softmax_loss)(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out);
+    void (*softmax_gradient)(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out);
+    /* log-sum-exp of each row into p->lse, and the rows of softmax or its logarithm. */
+    void (*logsumexp)(const xf_rows *x, xf_panel *p, const xf_out *out);
+    void (*softmax)(const xf_rows *x, xf_panel *p, const xf_out *out, bool logarithm);
+    /* The same losses from probabilities. */
+    void (*log_loss)(const xf_rows *x, const xf_target *t, xf_panel *p);
+    void (*log_loss_gradient)(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out);
+    /* The sum of the block's losses; *valid becomes false where a label is outside [0, 1]. */
+    double (*binary)(const xf_binary *b, bool *valid);
+    /* Entropy or divergence of row i; q is NULL for the entropy. */
+    double (*divergence)(xf_divergence kind, const xf_rows *p, const xf_rows *q, int i,
+                         ptrdiff_t classes, bool normalize);
+    /* The sum of row i; *valid becomes false where an element is outside [0, 1]. */
+    double (*mass)(const xf_rows *p, int i, ptrdiff_t classes, bool *valid);
+    /* For the tests: exp, log, log1p and log1p on [0, 1] of n elements. */
+    void (*elementwise)(int which, const void *x, void *y, ptrdiff_t n);
+} xf_kernels;
+
+#endif

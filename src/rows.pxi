@@ -1,0 +1,211 @@
+# Where rows lie: arrays of up to six leading axes and a class axis, walked in C order of the
+# leading axes, and cut into chunks that depend on the shape alone.
+
+from cpython.buffer cimport Py_buffer, PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
+from libc.string cimport memcpy
+
+cdef enum:
+    LEADING = 6
+    CHUNK_ELEMENTS = 32768      # about 10 microseconds of work, so that threads share evenly
+    MOST_CHUNKS = 4096          # so that the sums of the chunks stay small
+    PANEL_BYTES = 131072        # rows that are read twice must still be in the cache
+    THREAD_ELEMENTS = 65536     # less is not worth waking a thread
+
+# How an element that is not of the compute type is read. The codes are _checks.KINDS.
+cdef enum kind:
+    I8, I16, I32, I64, U8, U16, U32, U64, F32, F64
+
+cdef struct Shape:
+    int axes
+    ptrdiff_t size[LEADING]
+
+cdef struct Strided:
+    char *data                  # NULL: there is no such array
+    ptrdiff_t stride[LEADING]   # bytes
+    ptrdiff_t step              # bytes from class to class
+    int kind
+
+
+cdef inline int take(object array, int kind_, Strided *s) except -1:
+    """Describes an array of any dtype and seven axes; the caller keeps it alive."""
+    cdef Py_buffer view
+    cdef int i
+    s.data = NULL
+    if array is None:
+        return 0
+    PyObject_GetBuffer(array, &view, PyBUF_STRIDES)
+    s.data = <char *> view.buf
+    for i in range(LEADING):
+        s.stride[i] = view.strides[i]
+    s.step = view.strides[LEADING]
+    s.kind = kind_
+    PyBuffer_Release(&view)
+    return 0
+
+
+cdef inline void lay(char *data, const Py_ssize_t *strides, int kind_, Strided *s) noexcept nogil:
+    """Describes the array of a typed memoryview."""
+    cdef int i
+    s.data = data
+    for i in range(LEADING):
+        s.stride[i] = strides[i]
+    s.step = strides[LEADING]
+    s.kind = kind_
+
+
+cdef inline void merge(Shape *shape, const Py_ssize_t *size, Strided **arrays,
+                       int n) noexcept nogil:
+    """Merges axes that every array walks in one stride, and drops those of length 1."""
+    cdef int i, j, axes = 0
+    cdef bint joined
+    cdef Strided *a
+    for i in range(LEADING):
+        if size[i] == 1:
+            continue
+        joined = axes > 0
+        for j in range(n):
+            a = arrays[j]
+            if joined and a.data and a.stride[axes - 1] != a.stride[i] * size[i]:
+                joined = False
+        if not joined:
+            axes += 1
+            shape.size[axes - 1] = 1
+        shape.size[axes - 1] *= size[i]
+        for j in range(n):
+            arrays[j].stride[axes - 1] = arrays[j].stride[i]
+    if axes == 0:
+        axes = 1
+        shape.size[0] = 1
+        for j in range(n):
+            arrays[j].stride[0] = 0
+    shape.axes = axes
+
+
+cdef inline char *find(const Shape *shape, const Strided *s, ptrdiff_t row) noexcept nogil:
+    """The first class of a row."""
+    cdef char *p = s.data
+    cdef int axis = shape.axes - 1
+    while axis > 0:
+        p += (row % shape.size[axis]) * s.stride[axis]
+        row //= shape.size[axis]
+        axis -= 1
+    return p + row * s.stride[0]
+
+
+cdef inline void find_rows(const Shape *shape, const Strided *s, ptrdiff_t first, int n,
+                           const char **row) noexcept nogil:
+    """The first class of n rows; the panel's other places repeat the first row."""
+    cdef int inner = shape.axes - 1, i
+    cdef ptrdiff_t run = shape.size[inner], at = first % run, stride = s.stride[inner]
+    cdef char *p = find(shape, s, first)
+    if at + XF_PANEL <= run:
+        for i in range(XF_PANEL):
+            row[i] = p + i * stride
+    else:
+        for i in range(n):
+            if at == run:
+                at = 0
+                p = find(shape, s, first + i)
+            row[i] = p
+            p += stride
+            at += 1
+    for i in range(n, XF_PANEL):
+        row[i] = row[0]
+
+
+cdef inline double number(const char *p, int kind_) noexcept nogil:
+    if kind_ == F32:
+        return (<const float *> p)[0]
+    if kind_ == F64:
+        return (<const double *> p)[0]
+    if kind_ == U64:
+        return <double> (<const uint64_t *> p)[0]
+    return <double> index(p, kind_)
+
+
+cdef inline int64_t index(const char *p, int kind_) noexcept nogil:
+    """An integer; one of 2**63 or more becomes negative, which is out of every range."""
+    cdef int64_t value
+    read_indices(&p, kind_, 1, &value)
+    return value
+
+
+ctypedef fused integer:
+    int8_t
+    int16_t
+    int32_t
+    int64_t
+    uint8_t
+    uint16_t
+    uint32_t
+
+
+cdef inline void read_as(integer tag, const char **p, int n, int64_t *to) noexcept nogil:
+    cdef int i
+    for i in range(n):
+        to[i] = (<const integer *> p[i])[0]
+
+
+cdef inline void read_indices(const char **p, int kind_, int n, int64_t *to) noexcept nogil:
+    """n integers from as many places."""
+    if kind_ == I64 or kind_ == U64:
+        read_as[int64_t](0, p, n, to)
+    elif kind_ == I32:
+        read_as[int32_t](0, p, n, to)
+    elif kind_ == I16:
+        read_as[int16_t](0, p, n, to)
+    elif kind_ == I8:
+        read_as[int8_t](0, p, n, to)
+    elif kind_ == U32:
+        read_as[uint32_t](0, p, n, to)
+    elif kind_ == U16:
+        read_as[uint16_t](0, p, n, to)
+    else:
+        read_as[uint8_t](0, p, n, to)
+
+
+cdef inline ptrdiff_t size_of(int kind_) noexcept nogil:
+    """Bytes of an element of a compute type."""
+    return 4 if kind_ == F32 else 8
+
+
+cdef inline void put_number(char *p, int kind_, double value) noexcept nogil:
+    if kind_ == F32:
+        (<float *> p)[0] = <float> value
+    else:
+        (<double *> p)[0] = value
+
+
+cdef inline ptrdiff_t rows_of_chunk(ptrdiff_t rows, ptrdiff_t elements) noexcept nogil:
+    """How many rows of so many elements make a chunk: whole panels where they are short."""
+    cdef ptrdiff_t n = CHUNK_ELEMENTS // elements if elements < CHUNK_ELEMENTS else 1
+    if n >= XF_PANEL:
+        n -= n % XF_PANEL
+    while (rows + n - 1) // n > MOST_CHUNKS:
+        n *= 2
+    return n
+
+
+cdef inline int panel_rows(const xf_kernels *k, ptrdiff_t classes, bint again) noexcept nogil:
+    """How many rows to treat together, if they are to be in the cache again for the gradient."""
+    cdef ptrdiff_t lanes = k.block // 32, n = PANEL_BYTES * k.block // (2048 * classes)
+    if not again or n > lanes:
+        n = lanes
+    return <int> (n if n > 1 else 1)
+
+
+cdef inline int threads_for(ptrdiff_t rows, ptrdiff_t elements) noexcept nogil:
+    cdef ptrdiff_t n = <ptrdiff_t> (<double> rows * <double> elements / THREAD_ELEMENTS)
+    return <int> n if n < number_of_threads else number_of_threads
+
+
+cdef inline double tree(double *sums, ptrdiff_t n) noexcept nogil:
+    """The sum of the chunks' sums, neighbours first."""
+    cdef ptrdiff_t i, step = 1
+    while step < n:
+        i = 0
+        while i + step < n:
+            sums[i] += sums[i + step]
+            i += 2 * step
+        step *= 2
+    return sums[0] if n else 0

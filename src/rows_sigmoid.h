@@ -1,0 +1,97 @@
+/* Binary cross-entropy, element by element, with t the label (smoothed), q the weight of the
+   positive class, a = q t and b = 1 - t: from logits          loss = a softplus(-x) + b
+   softplus(x),  softplus(x) = max(x, 0) + log1p(exp(-|x|)) gradient = b sigmoid(x) - a sigmoid(-x)
+     from probabilities   loss = -a log p - b log(1 - p),  gradient = -a / p + b / (1 - p)
+   A factor of 0 makes its term 0, even against inf. */
+
+/* log(1 - p), p in [0, 1] */
+INLINE vec v_log1m(vec p)
+{
+    mask small = v_lt(p, v_set1((real)0.25));
+    vec near = v_log1p_small(v_neg(v_keep(small, p)), v_zero());
+    return v_select(small, near, v_log(v_sub(v_set1(1), p)));
+}
+
+INLINE vec product(vec factor, vec a) { return v_drop(v_eq(factor, v_zero()), v_mul(factor, a)); }
+
+INLINE vec binary_loss(bool from_logits, vec x, vec a, vec b)
+{
+    if (!from_logits) {
+        vec loss = v_add(product(a, v_neg(v_log(x))), product(b, v_neg(v_log1m(x))));
+        mask outside = v_or(v_lt(x, v_zero()), v_lt(v_set1(1), x));
+        return v_select(outside, v_set1(NAN), v_add(loss, v_mul(x, v_zero())));
+    }
+    vec zero = v_zero(), minus = v_neg(x), size = v_max(minus, x);
+    vec log = v_log1p_unit(v_exp(v_neg(size)));
+    vec line = v_add(product(a, v_max(zero, minus)), product(b, v_max(zero, x)));
+    return v_fma(v_add(a, b), log, line);
+}
+
+INLINE vec binary_gradient(bool from_logits, vec x, vec a, vec b)
+{
+    const vec zero = v_zero(), one = v_set1(1);
+    if (!from_logits) {
+        vec g = v_sub(product(b, v_div(one, v_sub(one, x))), product(a, v_div(one, x)));
+        mask outside = v_or(v_lt(x, zero), v_lt(one, x));
+        return v_select(outside, v_set1(NAN), v_add(g, v_mul(x, zero)));
+    }
+    vec minus = v_neg(x), u = v_exp(v_neg(v_max(minus, x)));
+    vec large = v_div(one, v_add(one, u)), small = v_mul(u, large);
+    mask negative = v_lt(x, zero);
+    vec up = v_select(negative, small, large), down = v_select(negative, large, small);
+    return v_sub(v_mul(b, up), v_mul(a, down));
+}
+
+INLINE vec binary_step(const xf_binary *b, bool from_logits, ptrdiff_t j, ptrdiff_t n, mask *good)
+{
+    const vec one = v_set1(1);
+    const real *q = b->pos_weight, *w = b->weight;
+    real *loss = b->loss, *gradient = b->gradient;
+    vec x = load_to((const real *)b->x + j, n, v_zero());
+    vec t = load_to((const real *)b->label + j, n, v_zero());
+    *good = v_and(*good, v_and(v_le(v_zero(), t), v_le(t, one)));
+    vec rest = v_sub(one, t); /* smoothed by itself: 1 - t of the smoothed t would cancel */
+    if (b->label_smoothing != 0) {
+        vec share = v_set1((real)(1 - b->label_smoothing)),
+            half = v_set1((real)(b->label_smoothing / 2));
+        t = v_fma(t, share, half);
+        rest = v_fma(rest, share, half);
+    }
+    vec positive = q ? v_mul(t, load_to(q + j, n, one)) : t;
+    vec weight = w ? load_to(w + j, n, v_zero()) : one;
+    vec value = binary_loss(from_logits, x, positive, rest);
+    if (w)
+        value = v_mul(value, weight);
+    if (gradient) {
+        vec g = binary_gradient(from_logits, x, positive, rest);
+        vec by = v_mul(weight, v_set1((real)b->gradient_scale));
+        store_to(gradient + j, v_mul(g, by), n);
+    }
+    if (loss)
+        store_to(loss + j, value, n);
+    return value;
+}
+
+static inline double binary_block(const xf_binary *b, bool from_logits, bool *valid)
+{
+    vec s[2] = {v_zero(), v_zero()};
+    mask good = v_le(s[0], s[0]);
+    ptrdiff_t j = 0;
+    for (; j + CHAINS <= b->n; j += CHAINS) {
+        s[0] = v_add(s[0], binary_step(b, from_logits, j, LANES, &good));
+        s[1] = v_add(s[1], binary_step(b, from_logits, j + LANES, LANES, &good));
+    }
+    for (int c = 0; j < b->n; c++, j += LANES) {
+        ptrdiff_t n = b->n - j < LANES ? b->n - j : LANES;
+        vec a = binary_step(b, from_logits, j, n, &good);
+        s[c] = v_add(s[c], n < LANES ? v_fill_from(a, n, v_zero()) : a);
+    }
+    if (!v_all(good))
+        *valid = false;
+    return v_fold_add(v_add(s[0], s[1]));
+}
+
+static double binary(const xf_binary *b, bool *valid)
+{
+    return b->from_logits ? binary_block(b, true, valid) : binary_block(b, false, valid);
+}

@@ -1,0 +1,103 @@
+"""What a function returns for a case, and comparisons of it: by bits, or within error bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from cases import REDUCTIONS, Array, Case, Inputs
+
+# The worst relative errors promised for losses and gradients. In the difference x - m rounding
+# alone makes an error of half a unit in the last place, which exp turns into a relative error: it
+# grows with the margin, here the distance between the largest and the smallest logit of a row.
+NARROW_MARGIN = 4
+WIDE_BOUND = {"float32": 6e-6, "float64": 1e-14}
+NARROW_BOUND = {"float32": 5e-7, "float64": 1e-14}
+
+# Terms of exp below these are 0, so a number may miss that much.
+TINY = {"float32": 1e-37, "float64": 1e-305}
+
+
+def outputs(module: ModuleType, case: Case, inputs: Inputs) -> dict[str, Any]:
+    """Call what the case names, with every reduction and in every way to get a gradient."""
+    args, kwargs = inputs
+    value = getattr(module, case.function)
+    if not case.gradient:
+        return {"result": value(*args, **kwargs)}
+    grad = getattr(module, f"{case.function}_grad")
+    both = getattr(module, f"{case.function}_value_and_grad")
+    found = {f"value, {r}": value(*args, **kwargs, reduction=r) for r in REDUCTIONS}
+    for r in ("sum", "mean"):
+        found[f"gradient, {r}"] = grad(*args, **kwargs, reduction=r)
+    found["value with gradient, none"], found["gradient with value, none"] = both(
+        *args, **kwargs, reduction="none"
+    )
+    return found
+
+
+def _bits(array: Array) -> Array:
+    """View floating numbers as integers; every nan as the same one."""
+    if array.dtype.kind != "f":
+        return array
+    array = np.where(np.isnan(array), array.dtype.type(np.nan), array)
+    return array.view(f"u{array.dtype.itemsize}")
+
+
+def assert_same_bits(actual: Any, expected: Any, what: str) -> None:
+    """Compare dtype, shape and bits; a nan is a nan, whatever its sign and payload."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.dtype == expected.dtype, what
+    assert actual.shape == expected.shape, what
+    differ = np.atleast_1d(_bits(actual) != _bits(expected))
+    if differ.any():
+        place = tuple(int(i) for i in np.argwhere(differ)[0])
+        got, wanted = np.atleast_1d(actual)[place], np.atleast_1d(expected)[place]
+        raise AssertionError(
+            f"{what}: {differ.sum()} of {differ.size} differ, first at {place}: "
+            f"{float(got).hex()} instead of {float(wanted).hex()}"
+        )
+
+
+def assert_all_same_bits(actual: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
+    assert actual.keys() == expected.keys(), what
+    for name in actual:
+        assert_same_bits(actual[name], expected[name], f"{what}: {name}")
+
+
+def row_bounds(case: Case, dtype: str, x: Array) -> Array:
+    """Return the relative error allowed in each row, or in each entry if there are no rows."""
+    if not case.logits:
+        return np.full(x.shape if case.elementwise else x.shape[:1], NARROW_BOUND[dtype])
+    if case.elementwise:
+        margin = np.abs(x)
+    else:
+        finite = np.isfinite(x)
+        margin = x.max(1, where=finite, initial=-np.inf) - x.min(1, where=finite, initial=np.inf)
+    return np.where(margin < NARROW_MARGIN, NARROW_BOUND[dtype], WIDE_BOUND[dtype])
+
+
+def assert_close(
+    actual: Any, expected: Any, bound: Array | float, tiny: float, what: str, scale: Any = None
+) -> None:
+    """Assert |actual - expected| <= bound * scale + tiny; scale is |expected| if not given.
+
+    Infinities and nans have to be in the same places.
+    """
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape, what
+    scale = np.abs(expected) if scale is None else np.broadcast_to(scale, expected.shape)
+    bound = np.broadcast_to(bound, expected.shape)
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(actual[~finite], expected[~finite].astype(actual.dtype), what)
+    error = np.abs(actual[finite].astype(expected.dtype) - expected[finite])
+    wrong = ~(error <= bound[finite] * scale[finite] + tiny)
+    if wrong.any():
+        excess = np.where(wrong, error / (bound[finite] * scale[finite] + tiny), 0)
+        worst = excess.argmax()
+        place = tuple(int(i) for i in np.argwhere(finite)[worst])
+        raise AssertionError(
+            f"{what}: {wrong.sum()} of {wrong.size} miss the bound, the worst {excess[worst]:.3g} "
+            f"times, at {place}: {actual[place]!r} instead of {expected[place]!r}"
+        )

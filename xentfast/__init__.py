@@ -1,0 +1,45 @@
+"""Fast, exact and reproducible cross-entropy losses and gradients on CPUs.
+
+The losses, each with `_grad` and `_value_and_grad`: `cross_entropy` (class indices or
+distributions) and `binary_cross_entropy`. Beside them `entropy`, `kl_divergence`, `js_divergence`,
+`is_distribution`, `logsumexp`, `softmax` and `log_softmax`. `xentfast.reference` has the same
+functions in plain NumPy.
+"""
+
+from xentfast._binary import (
+    binary_cross_entropy,
+    binary_cross_entropy_grad,
+    binary_cross_entropy_value_and_grad,
+)
+from xentfast._config import configure, get_num_threads, set_num_threads, show_config
+from xentfast._cross_entropy import (
+    cross_entropy,
+    cross_entropy_grad,
+    cross_entropy_value_and_grad,
+)
+from xentfast._divergence import entropy, is_distribution, js_divergence, kl_divergence
+from xentfast._softmax import log_softmax, logsumexp, softmax
+
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_grad",
+    "binary_cross_entropy_value_and_grad",
+    "cross_entropy",
+    "cross_entropy_grad",
+    "cross_entropy_value_and_grad",
+    "entropy",
+    "get_num_threads",
+    "is_distribution",
+    "js_divergence",
+    "kl_divergence",
+    "log_softmax",
+    "logsumexp",
+    "set_num_threads",
+    "show_config",
+    "softmax",
+]
+
+__version__ = str(show_config()["version"])
+
+configure()
+del configure

@@ -1,0 +1,314 @@
+"""The checks: everything a caller can get wrong is refused here, before a kernel sees it.
+
+Each message is one sentence that names the argument, the rule and what came. The kernels take
+arrays of seven axes, the class axis last; `rows` and `lead` make such views.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+Real: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+Reduction: TypeAlias = Literal["mean", "sum", "none"]
+
+MOST_AXES = 7
+_ROWS = [(None,) * (MOST_AXES - n) + (Ellipsis,) for n in range(MOST_AXES + 1)]
+_LEAD = [(None,) * (MOST_AXES - 1 - n) + (Ellipsis, None) for n in range(MOST_AXES)]
+
+# What the loops call the dtypes: the enum `kind` of src/rows.pxi.
+_NAMES = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")
+KINDS = {np.dtype(name): kind for kind, name in enumerate(_NAMES)}
+_REALS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def by_dtype(function: Any) -> dict[Any, Callable[..., Any]]:
+    """Return the specialisation of a fused kernel for each real dtype."""
+    return {_REALS[0]: function["float"], _REALS[1]: function["double"]}
+
+
+def array(name: str, a: object) -> Array:
+    """Return `a` as an ndarray, read in place where that is possible."""
+    if type(a) is np.ndarray:
+        return a
+    if isinstance(a, np.matrix | np.ma.MaskedArray):
+        raise TypeError(f"{name} must be a plain array, got {type(a).__name__}")
+    if not hasattr(a, "__array__") and hasattr(a, "__dlpack__"):
+        return np.from_dlpack(a)
+    try:
+        return np.asarray(a)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a rectangular array of numbers, got {error}") from None
+
+
+def _native(name: str, a: Array) -> None:
+    if not a.dtype.isnative:
+        raise TypeError(f"{name} must have native byte order, got {a.dtype.str}")
+
+
+def real(name: str, a: object) -> Real:
+    """Return a float32 or float64 array; integers become float64."""
+    x = array(name, a)
+    if x.dtype in _REALS:
+        return x
+    if x.dtype.kind in "iu":
+        return x.astype(np.float64)
+    if x.dtype.kind != "f":
+        raise TypeError(f"{name} must have a floating or integer dtype, got {x.dtype}")
+    _native(name, x)
+    raise TypeError(f"{name} must have dtype float32 or float64, got {x.dtype}")
+
+
+def rows_of_classes(name: str, a: object, axis: int) -> tuple[Real, int]:
+    """Return a real array with at least one class, and its class axis, not negative."""
+    x = real(name, a)
+    n = x.ndim
+    if not 1 <= n <= MOST_AXES:
+        raise ValueError(f"{name} must have 1 to {MOST_AXES} dimensions, got {n}")
+    try:
+        at = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"axis must be an int, got {type(axis).__name__}") from None
+    if not -n <= at < n:
+        raise ValueError(f"axis must be in [{-n}, {n}), got {at}")
+    at %= n
+    if x.shape[at] == 0:
+        raise ValueError(f"{name} must have at least one class, got shape {x.shape}, axis {at}")
+    return x, at
+
+
+def rows(a: Array, axis: int) -> Array:
+    """View `a` with seven axes, `axis` last."""
+    n = a.ndim
+    if axis != n - 1:
+        a = a.transpose((*range(axis), *range(axis + 1, n), axis))
+    return a[_ROWS[n]]
+
+
+def lead(a: Array) -> Array:
+    """View `a`, which has no class axis, with seven axes, the last of length 1."""
+    return a[_LEAD[a.ndim]]
+
+
+def lead_shape(x: Array, axis: int) -> tuple[int, ...]:
+    """Return the shape of `x` without `axis`."""
+    return x.shape[:axis] + x.shape[axis + 1 :]
+
+
+def labels_of(labels: object, x: Array, axis: int) -> tuple[Array, bool]:
+    """Return the labels, and whether they are dense: distributions of the logits' shape."""
+    y = array("labels", labels)
+    kind, shape = y.dtype.kind, lead_shape(x, axis)
+    if kind in "iu":
+        if y.shape != shape:
+            raise ValueError(f"labels must have shape {shape} or {x.shape}, got {y.shape}")
+    elif kind == "f":
+        if y.shape != x.shape:
+            raise ValueError(
+                f"labels must have shape {x.shape} (distributions, floating) or {shape} "
+                f"(class indices, integer), got {y.shape} with dtype {y.dtype}"
+            )
+    else:
+        raise TypeError(f"labels must have an integer or floating dtype, got {y.dtype}")
+    _native("labels", y)
+    if y.dtype not in KINDS:
+        raise TypeError(f"labels must have dtype float32 or float64, got {y.dtype}")
+    return y, kind == "f"
+
+
+def weight_of(name: str, weight: object, shape: tuple[int, ...]) -> Array:
+    """Return weights of that shape; their values are checked where they are read."""
+    w = array(name, weight)
+    if w.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must have a real dtype, got {w.dtype}")
+    _native(name, w)
+    if w.dtype == np.bool_:
+        w = w.view(np.uint8)
+    elif w.dtype not in KINDS:
+        w = w.astype(np.float64)
+    if w.ndim and w.shape != shape:
+        raise ValueError(f"{name} must have shape {shape} or be a scalar, got {w.shape}")
+    return w if w.shape == shape else np.broadcast_to(w, shape)
+
+
+def class_weight_of(weight: object, x: Array, axis: int) -> Array:
+    """Return a contiguous class weight of the logits' dtype."""
+    w = array("class_weight", weight)
+    if w.dtype.kind not in "iuf":
+        raise TypeError(f"class_weight must have a real dtype, got {w.dtype}")
+    if w.shape != (x.shape[axis],):
+        raise ValueError(f"class_weight must have shape {(x.shape[axis],)}, got {w.shape}")
+    bounded("class_weight", w)
+    return np.ascontiguousarray(w, x.dtype)
+
+
+def bounded(name: str, w: Array) -> None:
+    """Refuse weights that are not finite and not negative."""
+    if w.size and not (w.min() >= 0 and w.max() < math.inf):
+        i = np.flatnonzero(~((w >= 0) & (w < math.inf)).ravel())[0]
+        at = "" if w.ndim == 0 else f" at {_position(np.unravel_index(i, w.shape))}"
+        raise ValueError(f"{name} must be finite and >= 0, got {w.ravel()[i]}{at}")
+
+
+def _position(index: Sequence[Any]) -> str:
+    return str(int(index[0])) if len(index) == 1 else str(tuple(int(i) for i in index))
+
+
+def fail_label(y: Array, classes: int, ignore_index: int | None) -> None:
+    """Raise for the first index label out of range."""
+    bad = (y < 0) | (y > classes - 1)
+    if ignore_index is not None:
+        bad &= y != ignore_index
+    found = np.argwhere(bad)
+    where = f" at row {_position(found[0])}" if y.ndim else ""
+    got = y[tuple(found[0])] if len(found) else "labels that were changed meanwhile"
+    raise ValueError(f"labels must be in [0, {classes}), got {got}{where}")
+
+
+def fail_binary_label(t: Array) -> None:
+    """Raise for the first binary label outside [0, 1]."""
+    found = np.argwhere(~((t >= 0) & (t <= 1)))
+    rule = "in [0, 1]" if t.dtype.kind == "f" else "0 or 1"
+    where = f" at {_position(found[0])}" if t.ndim else ""
+    got = t[tuple(found[0])] if len(found) else "labels that were changed meanwhile"
+    raise ValueError(f"labels must be {rule}, got {got}{where}")
+
+
+def number(name: str, value: object, low: float, high: float) -> float:
+    """Return a number in [low, high], high excluded where it is infinite."""
+    try:
+        v = float(operator.index(value)) if isinstance(value, int) else float(value)  # type: ignore
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}") from None
+    if not low <= v <= high or math.isinf(v):
+        rule = f"in [{low:g}, {high:g}]" if high < math.inf else f"finite and >= {low:g}"
+        raise ValueError(f"{name} must be {rule}, got {value}")
+    return v
+
+
+def ignored(value: object, y: Array, dense: bool) -> int | None:
+    """Return the label to ignore as the kernels compare it, or None where none can match."""
+    if value is None:
+        return None
+    if dense:
+        raise ValueError(f"ignore_index must be None for dense labels, got {value}")
+    try:
+        v = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"ignore_index must be an int, got {type(value).__name__}") from None
+    info = np.iinfo(y.dtype)
+    return v if info.min <= v <= info.max else None
+
+
+def reduction_of(value: object) -> None:
+    """Refuse an unknown reduction."""
+    if value not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {value!r}")
+
+
+def unit_of(base: object) -> float:
+    """Return the natural logarithm of a base, 1 for None."""
+    if base is None:
+        return 1.0
+    v = number("base", base, 0, math.inf)
+    if v in (0, 1):
+        raise ValueError(f"base must be positive and not 1, got {base}")
+    return math.log(v)
+
+
+def output(
+    out: object, shape: tuple[int, ...], dtype: Any, *inputs: Array, inplace: Array | None = None
+) -> Array:
+    """Return the place of a result: a new array, or `out` if it is fit for it.
+
+    It must overlap none of `inputs`; `inplace` it may be, but not overlap otherwise.
+    """
+    if out is None:
+        return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be an ndarray, got {type(out).__name__}")
+    if out.dtype != dtype:
+        raise TypeError(f"out must have dtype {np.dtype(dtype)}, got {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"out must have shape {shape}, got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError("out must be writeable, got a read-only array")
+    extent = out.itemsize
+    for stride, size in sorted(zip(map(abs, out.strides), out.shape, strict=True)):
+        if size > 1 and stride < extent and out.size:
+            raise ValueError(f"out must not overlap itself, got strides {out.strides}")
+        extent += stride * (size - 1)
+    for a in inputs:
+        if np.may_share_memory(out, a):
+            raise ValueError("out must not overlap an input, got memory they may share")
+    if inplace is not None and np.may_share_memory(out, inplace):
+        there, here = (a.__array_interface__["data"][0] for a in (inplace, out))
+        if there != here or inplace.strides != out.strides:
+            raise ValueError("out must be the logits or not overlap them, got a partial overlap")
+    return out
+
+
+def reduced(loss: float, weight: float, reduction: Reduction) -> float:
+    """Return the sum or the mean; the mean of nothing is nan."""
+    if reduction == "sum":
+        return loss
+    return loss / weight if weight else math.nan
+
+
+def elements(name: str, a: object) -> Real:
+    """Return a real array for a loss that has no class axis."""
+    x = real(name, a)
+    if x.ndim >= MOST_AXES:
+        raise ValueError(f"{name} must have at most {MOST_AXES - 1} dimensions, got {x.ndim}")
+    return x
+
+
+def binary_labels_of(labels: object, x: Array) -> Array:
+    """Return binary labels; their values are checked where they are read."""
+    t = array("labels", labels)
+    if t.dtype.kind not in "biuf":
+        raise TypeError(f"labels must have a floating, integer or boolean dtype, got {t.dtype}")
+    if t.shape != x.shape:
+        raise ValueError(f"labels must have shape {x.shape}, got {t.shape}")
+    _native("labels", t)
+    if t.dtype == np.bool_:
+        return t.view(np.uint8)
+    if t.dtype not in KINDS:
+        raise TypeError(f"labels must have dtype float32 or float64, got {t.dtype}")
+    return t
+
+
+def pos_weight_of(weight: object, shape: tuple[int, ...]) -> Array:
+    """Return the weight of the positive class, broadcast to the shape of the logits."""
+    w = array("pos_weight", weight)
+    try:
+        full = np.broadcast_to(w, shape)
+    except ValueError:
+        raise ValueError(f"pos_weight must broadcast to shape {shape}, got {w.shape}") from None
+    full = weight_of("pos_weight", full, shape)
+    bounded("pos_weight", w)
+    return full
+
+
+def result(
+    loss: float,
+    weight: float,
+    reduction: Reduction,
+    dtype: Any,
+    losses: Array | None,
+    out: Array | None,
+) -> Any:
+    """Return the value: the losses, or their sum or mean, in `out` if it is given."""
+    if losses is not None:
+        return losses if losses.ndim or losses is out else losses[()]
+    value = dtype.type(reduced(loss, weight, reduction))
+    if out is None:
+        return value
+    out[()] = value
+    return out

@@ -1,0 +1,231 @@
+"""Categorical and sparse categorical cross-entropy: check, allocate, call, reduce."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy.typing as npt
+
+from xentfast import _checks, _kernels
+from xentfast._checks import Array, Reduction
+
+_KERNELS = _checks.by_dtype(_kernels.cross_entropy)
+
+
+def cross_entropy(
+    logits: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    axis: int = -1,
+    from_logits: bool = True,
+    class_weight: npt.ArrayLike | None = None,
+    sample_weight: npt.ArrayLike | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    reduction: Reduction = "mean",
+    out: Array | None = None,
+) -> Any:
+    """Cross-entropy of class indices or of distributions, in nats.
+
+    With the label distribution ``t`` of a row, one-hot for a class index, and ``p`` the softmax of
+    its logits::
+
+        t_j  <-  w_j ((1 - label_smoothing) t_j + label_smoothing / K)
+        loss  =  a (-sum_j t_j log p_j + z_loss lse^2),   lse = log sum_j exp(x_j)
+
+    Parameters
+    ----------
+    logits : array_like, float32 or float64, any shape with K >= 1 classes along `axis`
+        Unnormalised log-probabilities, or with ``from_logits=False`` probabilities. Integers and
+        lists are taken as float64. ``-inf`` is a class of probability 0.
+    labels : array_like
+        Class indices in [0, K), of any integer dtype, with the shape of `logits` without `axis`; or
+        distributions, of a floating dtype and the shape of `logits`, which need not sum to 1.
+    axis : int
+        The class axis.
+    from_logits : bool
+        False: `logits` holds probabilities, taken as they are, neither clipped nor normalised.
+    class_weight : array_like, shape (K,), optional
+        ``w``: finite and not negative.
+    sample_weight : array_like, scalar or of the shape of `logits` without `axis`, optional
+        ``a``: finite and not negative.
+    ignore_index : int, optional
+        Rows with this class index count nothing: loss and gradient 0, whatever the row holds.
+    label_smoothing : float in [0, 1]
+        The share of the label that is spread evenly over all classes.
+    z_loss : float, not negative
+        Weight of the squared log-sum-exp; 0 with ``from_logits=False``.
+    reduction : {"mean", "sum", "none"}
+        The mean divides by the sum of the weights of the rows that count: sample weight times, for
+        class indices, the class weight of the label. "none": one loss for each row.
+    out : ndarray, optional
+        Where the result goes: of its shape, and of the dtype of `logits`.
+
+    Returns
+    -------
+    scalar or ndarray
+        Of the dtype of `logits`, summed in double precision. The mean of no rows, or where all
+        weights are 0, is nan.
+
+    Raises
+    ------
+    TypeError
+        For an argument of the wrong kind or dtype.
+    ValueError
+        For a wrong shape, and for a value out of range.
+
+    Notes
+    -----
+    The maximum m of a row is held out of the sum: with ``s = sum_j exp(x_j - m) - 1``, which is
+    summed without the term that is 1, ``loss = T log1p(s) + sum_j t_j (m - x_j)`` with ``T = sum_j
+    t_j`` has two terms that are not negative: the small loss of a confident row keeps all its
+    digits. A row that holds nan or +inf, or -inf alone, has the loss nan.
+    """
+    return _evaluate(
+        logits, labels, axis, from_logits, class_weight, sample_weight, ignore_index,
+        label_smoothing, z_loss, reduction, out, True, False,
+    )[0]  # fmt: skip
+
+
+def cross_entropy_grad(
+    logits: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    axis: int = -1,
+    from_logits: bool = True,
+    class_weight: npt.ArrayLike | None = None,
+    sample_weight: npt.ArrayLike | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    reduction: Reduction = "mean",
+    out: Array | None = None,
+) -> Array:
+    """Gradient of `cross_entropy` with respect to `logits`.
+
+    The arguments, and what is raised, are those of `cross_entropy`.
+
+    Parameters
+    ----------
+    out : ndarray, optional
+        The gradient's place, of the shape and dtype of `logits`. It may be `logits` itself.
+
+    Returns
+    -------
+    ndarray
+        Of the shape and dtype of `logits`; with "none", the gradient of the sum. From logits
+        ``a ((T + 2 z_loss lse) p_j - t_j)``, from probabilities ``-a t_j / p_j``.
+
+    Notes
+    -----
+    ``((T + 2 z_loss lse) exp(x_j - m) - t_j - t_j s) / (1 + s)``, in which nothing cancels where
+    the maximum's own exponential is 1: see `cross_entropy`.
+    """
+    gradient: Array = _evaluate(
+        logits, labels, axis, from_logits, class_weight, sample_weight, ignore_index,
+        label_smoothing, z_loss, reduction, out, False, True,
+    )[1]  # fmt: skip
+    return gradient
+
+
+def cross_entropy_value_and_grad(
+    logits: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    axis: int = -1,
+    from_logits: bool = True,
+    class_weight: npt.ArrayLike | None = None,
+    sample_weight: npt.ArrayLike | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    reduction: Reduction = "mean",
+    out: Array | None = None,
+) -> tuple[Any, Array]:
+    """`cross_entropy` and its gradient, in one pass.
+
+    The arguments, and what is raised, are those of `cross_entropy`.
+
+    Parameters
+    ----------
+    out : ndarray, optional
+        The gradient's place, of the shape and dtype of `logits`. It may be `logits` itself.
+
+    Returns
+    -------
+    (value, gradient)
+        The very bits that `cross_entropy` and `cross_entropy_grad` give.
+    """
+    return _evaluate(
+        logits, labels, axis, from_logits, class_weight, sample_weight, ignore_index,
+        label_smoothing, z_loss, reduction, out, True, True,
+    )  # fmt: skip
+
+
+def _evaluate(
+    logits: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    axis: int,
+    from_logits: bool,
+    class_weight: npt.ArrayLike | None,
+    sample_weight: npt.ArrayLike | None,
+    ignore_index: int | None,
+    label_smoothing: float,
+    z_loss: float,
+    reduction: Reduction,
+    out: Array | None,
+    wants_value: bool,
+    wants_gradient: bool,
+) -> tuple[Any, Any]:
+    x, at = _checks.rows_of_classes("logits", logits, axis)
+    y, dense = _checks.labels_of(labels, x, at)
+    skip = _checks.ignored(ignore_index, y, dense)
+    smoothing = _checks.number("label_smoothing", label_smoothing, 0, 1)
+    zeta = _checks.number("z_loss", z_loss, 0, math.inf)
+    _checks.reduction_of(reduction)
+    if zeta and not from_logits:
+        raise ValueError(f"z_loss must be 0 where from_logits is False, got {z_loss}")
+    shape, dtype = _checks.lead_shape(x, at), x.dtype
+    inputs: tuple[Array, ...] = (y,)
+    weights = by_class = None
+    if sample_weight is not None:
+        weights = _checks.weight_of("sample_weight", sample_weight, shape)
+        inputs += (weights,)
+    if class_weight is not None:
+        by_class = _checks.class_weight_of(class_weight, x, at)
+        inputs += (by_class,)
+    losses = gradient = None
+    if wants_gradient:
+        gradient = _checks.output(out, x.shape, dtype, *inputs, inplace=x)
+    elif out is not None:
+        out = _checks.output(out, shape if reduction == "none" else (), dtype, x, *inputs)
+    if reduction == "none" and wants_value:
+        losses = _checks.output(None if wants_gradient else out, shape, dtype)
+    loss, weight, bad_label, bad_weight = _KERNELS[dtype](
+        _checks.rows(x, at),
+        _checks.rows(y, at) if dense else _checks.lead(y),
+        _checks.KINDS[y.dtype],
+        dense,
+        by_class,
+        None if weights is None else _checks.lead(weights),
+        0 if weights is None else _checks.KINDS[weights.dtype],
+        skip if skip is None or skip < 2**63 else skip - 2**64,
+        smoothing,
+        zeta,
+        from_logits,
+        reduction == "mean",
+        None if losses is None else _checks.lead(losses),
+        None if gradient is None else _checks.rows(gradient, at),
+    )
+    if bad_label:
+        _checks.fail_label(y, x.shape[at], skip)
+    if bad_weight and weights is not None:
+        _checks.bounded("sample_weight", weights)
+    if gradient is not None and reduction == "mean" and not weight:
+        gradient.fill(0)
+    if not wants_value:
+        return None, gradient
+    place = None if wants_gradient else out
+    return _checks.result(loss, weight, reduction, dtype, losses, place), gradient

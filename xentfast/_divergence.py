@@ -1,0 +1,194 @@
+"""Entropy, divergences and the test of a distribution: check, allocate, call."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from xentfast import _checks, _kernels
+
+_DIVERGENCE = _checks.by_dtype(_kernels.divergence)
+_IS_DISTRIBUTION = _checks.by_dtype(_kernels.is_distribution)
+_ENTROPY, _KL, _JS = range(3)
+
+
+def entropy(
+    p: npt.ArrayLike, *, axis: int = -1, base: float | None = None, normalize: bool = False
+) -> Any:
+    """Entropy of each row, ``-sum_j p_j log p_j`` with ``0 log 0 = 0``.
+
+    Parameters
+    ----------
+    p : array_like, float32 or float64, any shape
+        Probabilities along `axis`, taken as they are unless `normalize`. Integers and lists are
+        taken as float64.
+    axis : int
+        The axis of a distribution.
+    base : float, optional
+        The base of the logarithm, positive and not 1: 2 gives bits. Nats by default.
+    normalize : bool
+        Divide each row by its sum first.
+
+    Returns
+    -------
+    scalar or ndarray
+        Of the dtype of `p` and its shape without `axis`; nan where a row holds a negative number.
+
+    Raises
+    ------
+    TypeError
+        For an argument of the wrong kind or dtype.
+    ValueError
+        For a wrong shape or axis, and for a wrong base.
+
+    Notes
+    -----
+    When normalising, the largest element's ``log(S / p)`` is log1p of the sum of the others over
+    it, so that the small entropy of a nearly certain row keeps its digits.
+    """
+    x, at = _checks.rows_of_classes("p", p, axis)
+    return _divergence(_ENTROPY, x, None, at, x.dtype, base, normalize)
+
+
+def kl_divergence(
+    p: npt.ArrayLike,
+    q: npt.ArrayLike,
+    *,
+    axis: int = -1,
+    base: float | None = None,
+    normalize: bool = False,
+) -> Any:
+    """Kullback-Leibler divergence of each row, ``sum_j p_j log(p_j / q_j)``.
+
+    A term with ``p_j = 0`` is 0, one with ``q_j = 0 < p_j`` is inf.
+
+    Parameters
+    ----------
+    p, q : array_like, float32 or float64, of shapes that broadcast
+        Probabilities along `axis`, taken as they are unless `normalize`.
+    axis, base, normalize
+        As of `entropy`.
+
+    Returns
+    -------
+    scalar or ndarray
+        Of the common dtype, and the common shape without `axis`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As of `entropy`.
+    """
+    return _between(_KL, p, q, axis, base, normalize)
+
+
+def js_divergence(
+    p: npt.ArrayLike,
+    q: npt.ArrayLike,
+    *,
+    axis: int = -1,
+    base: float | None = None,
+    normalize: bool = False,
+) -> Any:
+    """Jensen-Shannon divergence of each row, ``(KL(p, m) + KL(q, m)) / 2``.
+
+    ``m`` is ``(p + q) / 2``. It is symmetric and, of distributions, between 0 and ln 2.
+
+    Parameters
+    ----------
+    p, q : array_like, float32 or float64, of shapes that broadcast
+        Probabilities along `axis`, taken as they are unless `normalize`.
+    axis, base, normalize
+        As of `entropy`.
+
+    Returns
+    -------
+    scalar or ndarray
+        Of the common dtype, and the common shape without `axis`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As of `entropy`.
+    """
+    return _between(_JS, p, q, axis, base, normalize)
+
+
+def is_distribution(p: npt.ArrayLike, *, axis: int = -1, atol: float | None = None) -> Any:
+    """Whether each row is a probability distribution: all in [0, 1], and the sum 1.
+
+    Parameters
+    ----------
+    p : array_like, float32 or float64, any shape
+        Numbers along `axis`. Integers and lists are taken as float64.
+    axis : int
+        The axis of a distribution.
+    atol : float, optional
+        How far the sum may be from 1; the square root of the dtype's epsilon by default.
+
+    Returns
+    -------
+    bool or ndarray of bool
+        Of the shape of `p` without `axis`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As of `entropy`.
+    """
+    x, at = _checks.rows_of_classes("p", p, axis)
+    if atol is None:
+        atol = math.sqrt(float(np.finfo(x.dtype).eps))
+    tolerance = _checks.number("atol", atol, 0, math.inf)
+    out = np.empty(_checks.lead_shape(x, at), np.bool_)
+    _IS_DISTRIBUTION[x.dtype](_checks.rows(x, at), _checks.lead(out.view(np.uint8)), tolerance)
+    return out if out.ndim else bool(out[()])
+
+
+def _between(
+    what: int,
+    p: npt.ArrayLike,
+    q: npt.ArrayLike,
+    axis: int,
+    base: float | None,
+    normalize: bool,
+) -> Any:
+    x, y = _checks.real("p", p), _checks.real("q", q)
+    if x.shape != y.shape:
+        try:
+            x, y = np.broadcast_arrays(x, y)
+        except ValueError:
+            raise ValueError(
+                f"q must have a shape that broadcasts with p's {x.shape}, got {y.shape}"
+            ) from None
+    x, at = _checks.rows_of_classes("p", x, axis)
+    return _divergence(what, x, y, at, np.result_type(x, y), base, normalize)
+
+
+def _divergence(
+    what: int,
+    p: npt.NDArray[Any],
+    q: npt.NDArray[Any] | None,
+    axis: int,
+    dtype: Any,
+    base: float | None,
+    normalize: bool,
+) -> Any:
+    unit = _checks.unit_of(base)
+    out = np.empty(_checks.lead_shape(p, axis), dtype)
+    view = _checks.rows(p, axis)
+    _DIVERGENCE[dtype](
+        what,
+        view,
+        _checks.KINDS[p.dtype],
+        None if q is None else _checks.rows(q, axis),
+        0 if q is None else _checks.KINDS[q.dtype],
+        _checks.lead(out),
+        view.shape,
+        normalize,
+        unit,
+    )
+    return out if out.ndim else out[()]

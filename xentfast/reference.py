@@ -1,0 +1,401 @@
+"""Every function of xentfast in plain NumPy: readable documentation and the oracle of the tests.
+
+The names, arguments and results are those of `xentfast`, but everything is computed in float64
+(in long double where the first argument is long double) and arguments are not checked beyond what
+NumPy does. One row of logits x with label distribution t is worked out from
+
+    m = max_j x_j,   d_j = x_j - m,   s' = sum of exp(d_j) without the maximum's own term,
+    lse = m + log1p(s'),   T = sum_j t_j
+
+so that nothing cancels: a loss of 1e-17 has all its digits. Arrays below are (..., classes), with
+the class axis moved to the end.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_grad",
+    "binary_cross_entropy_value_and_grad",
+    "cross_entropy",
+    "cross_entropy_grad",
+    "cross_entropy_value_and_grad",
+    "entropy",
+    "is_distribution",
+    "js_divergence",
+    "kl_divergence",
+    "log_softmax",
+    "logsumexp",
+    "softmax",
+]
+
+Array: TypeAlias = NDArray[Any]
+Value: TypeAlias = Any  # a NumPy scalar for one row or a reduced loss, else an array
+
+_quiet = np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore")
+
+
+def _floating(x: ArrayLike) -> Array:
+    """Convert to float64, unless it is long double."""
+    array = np.asarray(x)
+    return array if array.dtype == np.longdouble else array.astype(np.float64)
+
+
+def _product(factor: Array, x: Array) -> Array:
+    """Multiply; 0 where the factor is 0, even against inf."""
+    return np.where(factor == 0, 0, factor * x)
+
+
+def _fill(out: Array | None, result: Value) -> Value:
+    if out is None:
+        return result
+    out[...] = result
+    return out
+
+
+# --- softmax and its statistics -------------------------------------------------------------------
+
+
+class _Statistics(NamedTuple):
+    d: Array  # (..., classes): x_j - m
+    at_max: Array  # (..., classes): True at the first of the largest logits
+    rest: Array  # (..., 1): s', the sum of exp(d_j) over all other places
+    lse: Array  # (..., 1): m + log1p(s')
+
+
+def _statistics(x: Array) -> _Statistics:
+    """Work out each row's numbers: nan if it holds nan or +inf, or nothing but -inf."""
+    m = x.max(axis=-1, keepdims=True)
+    d = np.where(np.isfinite(m), x - m, np.nan)
+    at_max = np.arange(x.shape[-1]) == x.argmax(axis=-1)[..., np.newaxis]
+    rest = np.where(at_max, 0, np.exp(d)).sum(axis=-1, keepdims=True)
+    rest = np.where(np.isfinite(m), rest, np.nan)
+    return _Statistics(d, at_max, rest, m + np.log1p(rest))
+
+
+@_quiet
+def logsumexp(x: ArrayLike, *, axis: int = -1) -> Value:
+    """Return log sum_j exp(x_j): +inf where a row holds it, -inf where it holds nothing else."""
+    rows = np.moveaxis(_floating(x), axis, -1)
+    m = rows.max(axis=-1)
+    return np.where(np.isfinite(m), _statistics(rows).lse[..., 0], m)[()]
+
+
+@_quiet
+def log_softmax(x: ArrayLike, *, axis: int = -1, out: Array | None = None) -> Array:
+    """Return x_j - lse, as d_j - log1p(s')."""
+    row = _statistics(np.moveaxis(_floating(x), axis, -1))
+    result: Array = _fill(out, np.moveaxis(row.d - np.log1p(row.rest), -1, axis))
+    return result
+
+
+@_quiet
+def softmax(x: ArrayLike, *, axis: int = -1, out: Array | None = None) -> Array:
+    """Return exp(d_j) / s."""
+    row = _statistics(np.moveaxis(_floating(x), axis, -1))
+    result: Array = _fill(out, np.moveaxis(np.exp(row.d) / (1 + row.rest), -1, axis))
+    return result
+
+
+# --- cross-entropy --------------------------------------------------------------------------------
+
+
+def _from_logits(x: Array, t: Array, z_loss: float) -> tuple[Array, Array]:
+    """Return the loss and the gradient of each row of logits.
+
+    loss = T log1p(s') - sum_j t_j d_j + z lse^2
+    g_j = (T + 2 z lse) exp(d_j) / s - t_j, which at the maximum's place, where exp(d_j) = 1 and
+    s = 1 + s', is (T - t_j - t_j s' + 2 z lse) / s.
+    """
+    d, at_max, rest, lse = _statistics(x)
+    total = t.sum(axis=-1, keepdims=True)
+    losses = (
+        total * np.log1p(rest)
+        + _product(t, -d).sum(axis=-1, keepdims=True)
+        + _product(np.asarray(z_loss), lse**2)
+    )  # fmt: skip
+    others = np.where(at_max, 0, t).sum(axis=-1, keepdims=True)  # T - t_j at the maximum
+    gradient = np.where(
+        at_max,
+        (others - t * rest + 2 * z_loss * lse) / (1 + rest),
+        (total + 2 * z_loss * lse) * np.exp(d) / (1 + rest) - t,
+    )
+    return losses[..., 0], gradient
+
+
+def _from_probabilities(p: Array, t: Array) -> tuple[Array, Array]:
+    """Return the loss -sum_j t_j log p_j and the gradient -t_j / p_j; nan where p_j < 0."""
+    p = np.where(p < 0, np.nan, p)
+    return _product(t, -np.log(p)).sum(axis=-1), _product(t, -1 / p)
+
+
+def _reduce(losses: Array, gradient: Array, weight: Array, reduction: str) -> tuple[Value, Array]:
+    """Reduce; a mean divides by the sum of the weights, and that of nothing is nan, gradient 0."""
+    if reduction == "none":
+        return losses[()], gradient
+    if reduction == "sum":
+        return losses.sum(), gradient
+    if weight.sum() == 0:
+        return losses.dtype.type(np.nan), np.zeros_like(gradient)
+    return losses.sum() / weight.sum(), gradient / weight.sum()
+
+
+@_quiet
+def cross_entropy_value_and_grad(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: int = -1,
+    from_logits: bool = True,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    out: Array | None = None,
+) -> tuple[Value, Array]:
+    """Return `cross_entropy` and its gradient, the place of which is `out`."""
+    x = np.moveaxis(_floating(logits), axis, -1)
+    classes = x.shape[-1]
+    labels = np.asarray(labels)
+    w = np.ones(classes, x.dtype) if class_weight is None else np.asarray(class_weight, x.dtype)
+    a = np.asarray(1 if sample_weight is None else sample_weight, x.dtype)
+    a = np.broadcast_to(a, x.shape[:-1])
+
+    if np.issubdtype(labels.dtype, np.integer):
+        ignored = np.broadcast_to(labels == ignore_index, labels.shape)
+        t = (labels[..., np.newaxis] == np.arange(classes)).astype(x.dtype)
+        weight = np.where(ignored, 0, a * (t * w).sum(axis=-1))
+    else:
+        ignored = np.zeros(x.shape[:-1], bool)
+        t = np.moveaxis(labels.astype(x.dtype), axis, -1)
+        weight = a
+    smoothing = x.dtype.type(label_smoothing)
+    t = w * ((1 - smoothing) * t + smoothing / classes)
+
+    losses, gradient = _from_logits(x, t, z_loss) if from_logits else _from_probabilities(x, t)
+    losses = np.where(ignored, 0, a * losses)
+    gradient = np.where(ignored[..., np.newaxis], 0, a[..., np.newaxis] * gradient)
+    value, gradient = _reduce(losses, gradient, weight, reduction)
+    return value, _fill(out, np.moveaxis(gradient, -1, axis))
+
+
+def cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: int = -1,
+    from_logits: bool = True,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    out: Array | None = None,
+) -> Value:
+    """Return -sum_j t_j log p_j, where t_j = w_j ((1 - eps) t0_j + eps / K), plus z lse^2.
+
+    See `xentfast.cross_entropy` for the arguments, which are not checked here.
+    """
+    value, _ = cross_entropy_value_and_grad(
+        logits, labels, axis=axis, from_logits=from_logits, class_weight=class_weight,
+        sample_weight=sample_weight, ignore_index=ignore_index, label_smoothing=label_smoothing,
+        z_loss=z_loss, reduction=reduction,
+    )  # fmt: skip
+    return _fill(out, value)
+
+
+def cross_entropy_grad(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: int = -1,
+    from_logits: bool = True,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    out: Array | None = None,
+) -> Array:
+    """Return the gradient of `cross_entropy` with respect to its first argument."""
+    _, gradient = cross_entropy_value_and_grad(
+        logits, labels, axis=axis, from_logits=from_logits, class_weight=class_weight,
+        sample_weight=sample_weight, ignore_index=ignore_index, label_smoothing=label_smoothing,
+        z_loss=z_loss, reduction=reduction, out=out,
+    )  # fmt: skip
+    return gradient
+
+
+# --- binary cross-entropy -------------------------------------------------------------------------
+
+
+@_quiet
+def binary_cross_entropy_value_and_grad(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    from_logits: bool = True,
+    pos_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    out: Array | None = None,
+) -> tuple[Value, Array]:
+    """Return `binary_cross_entropy` and its gradient, the place of which is `out`."""
+    x = _floating(logits)
+    smoothing = x.dtype.type(label_smoothing)
+    t = np.asarray(labels, x.dtype)
+    positive = (1 - smoothing) * t + smoothing / 2
+    negative = (1 - smoothing) * (1 - t) + smoothing / 2
+    if pos_weight is not None:
+        positive = np.asarray(pos_weight, x.dtype) * positive
+    a = np.asarray(1 if sample_weight is None else sample_weight, x.dtype)
+    a = np.broadcast_to(a, x.shape)
+
+    if from_logits:
+        e = np.exp(-np.abs(x))
+        sigmoid_abs, sigmoid_minus_abs = 1 / (1 + e), e / (1 + e)
+        losses = _product(positive, np.maximum(-x, 0) + np.log1p(e)) + _product(
+            negative, np.maximum(x, 0) + np.log1p(e)
+        )
+        gradient = negative * np.where(x < 0, sigmoid_minus_abs, sigmoid_abs) - positive * np.where(
+            x < 0, sigmoid_abs, sigmoid_minus_abs
+        )
+    else:
+        p = np.where((x >= 0) & (x <= 1), x, np.nan)
+        losses = _product(positive, -np.log(p)) + _product(negative, -np.log1p(-p))
+        gradient = _product(positive, -1 / p) + _product(negative, 1 / (1 - p))
+    value, gradient = _reduce(a * losses, np.asarray(a * gradient), a, reduction)
+    return value, _fill(out, gradient)
+
+
+def binary_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    from_logits: bool = True,
+    pos_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    out: Array | None = None,
+) -> Value:
+    """Return -(q t log p + (1 - t) log(1 - p)) for each entry, where p = sigmoid(x).
+
+    See `xentfast.binary_cross_entropy` for the arguments, which are not checked here.
+    """
+    value, _ = binary_cross_entropy_value_and_grad(
+        logits, labels, from_logits=from_logits, pos_weight=pos_weight,
+        sample_weight=sample_weight, label_smoothing=label_smoothing, reduction=reduction,
+    )  # fmt: skip
+    return _fill(out, value)
+
+
+def binary_cross_entropy_grad(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    from_logits: bool = True,
+    pos_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    out: Array | None = None,
+) -> Array:
+    """Return the gradient of `binary_cross_entropy` with respect to its first argument."""
+    _, gradient = binary_cross_entropy_value_and_grad(
+        logits, labels, from_logits=from_logits, pos_weight=pos_weight,
+        sample_weight=sample_weight, label_smoothing=label_smoothing, reduction=reduction, out=out,
+    )  # fmt: skip
+    return gradient
+
+
+# --- entropy and divergences ----------------------------------------------------------------------
+
+
+def _distribution(p: Array, normalize: bool) -> Array:
+    """Divide by the sum if asked for; nan where an entry is negative."""
+    if normalize:
+        p = p / p.sum(axis=-1, keepdims=True)
+    return np.where(p < 0, np.nan, p)
+
+
+def _in_base(nats: Array, base: float | None) -> Value:
+    return (nats if base is None else nats / np.log(nats.dtype.type(base)))[()]
+
+
+def _kl(p: Array, q: Array) -> Array:
+    """Sum p_j log(p_j / q_j): 0 where p = 0, inf where q = 0 < p, nan where either is nan."""
+    log_ratio = np.log(p / q)
+    beyond_range = np.isinf(log_ratio) & (q > 0)  # p / q overflowed
+    log_ratio = np.where(beyond_range, np.log(p) - np.log(q), log_ratio)
+    total: Array = np.where(np.isnan(q), q, _product(p, log_ratio)).sum(axis=-1)
+    return total
+
+
+@_quiet
+def entropy(
+    p: ArrayLike, *, axis: int = -1, base: float | None = None, normalize: bool = False
+) -> Value:
+    """Return -sum_j p_j log p_j, with 0 log 0 = 0."""
+    rows = _distribution(np.moveaxis(_floating(p), axis, -1), normalize)
+    return _in_base(_product(rows, -np.log(rows)).sum(axis=-1), base)
+
+
+def _pair(p: ArrayLike, q: ArrayLike, axis: int, normalize: bool) -> tuple[Array, Array]:
+    p, q = np.broadcast_arrays(_floating(p), _floating(q))
+    return (
+        _distribution(np.moveaxis(p, axis, -1), normalize),
+        _distribution(np.moveaxis(q, axis, -1), normalize),
+    )
+
+
+@_quiet
+def kl_divergence(
+    p: ArrayLike,
+    q: ArrayLike,
+    *,
+    axis: int = -1,
+    base: float | None = None,
+    normalize: bool = False,
+) -> Value:
+    """Return sum_j p_j log(p_j / q_j)."""
+    return _in_base(_kl(*_pair(p, q, axis, normalize)), base)
+
+
+@_quiet
+def js_divergence(
+    p: ArrayLike,
+    q: ArrayLike,
+    *,
+    axis: int = -1,
+    base: float | None = None,
+    normalize: bool = False,
+) -> Value:
+    """Return (KL(p, m) + KL(q, m)) / 2, where m = (p + q) / 2."""
+    p, q = _pair(p, q, axis, normalize)
+    m = (p + q) / 2
+    return _in_base((_kl(p, m) + _kl(q, m)) / 2, base)
+
+
+def is_distribution(p: ArrayLike, *, axis: int = -1, atol: float | None = None) -> Value:
+    """Return True where every entry is in [0, 1] and the sum is 1 within `atol`.
+
+    Without `atol` that is the square root of the machine epsilon of the dtype that came.
+    """
+    array = np.asarray(p)
+    if atol is None:
+        floating = np.issubdtype(array.dtype, np.floating)
+        atol = float(np.sqrt(np.finfo(array.dtype if floating else np.float64).eps))
+    rows = np.moveaxis(_floating(array), axis, -1)
+    inside = ((rows >= 0) & (rows <= 1)).all(axis=-1)
+    return (inside & (np.abs(rows.sum(axis=-1) - 1) <= atol))[()]
