@@ -3,7 +3,8 @@
 """The compiled module: loops over rows, one included file per family of losses.
 
 Every function here trusts its arguments: xentfast._checks has seen them. Arrays come with eight
-axes (rows.pxi), the classes last; one dtype, float32 or float64, is the compute type `real`.
+axes (rows.pxi), the classes last; logits of 16 bits as uint16. What they are computed in, float32
+or float64, is `real` here and in the row primitives.
 """
 
 from libc.math cimport INFINITY
@@ -16,12 +17,20 @@ ctypedef fused real:
     float
     double
 
+# What logits are stored as; 16 bits hold float16 or bfloat16, computed in float.
+ctypedef fused storage:
+    float
+    double
+    uint16_t
+
 cdef extern from "rows.h" nogil:
     enum: XF_PANEL
     ctypedef bint xf_bool "bool"
     ctypedef enum xf_type:
         XF_F32
         XF_F64
+        XF_F16
+        XF_BF16
     ctypedef struct xf_rows:
         const char *row[16]
         ptrdiff_t step
@@ -29,6 +38,7 @@ cdef extern from "rows.h" nogil:
     ctypedef struct xf_out:
         char *row[16]
         ptrdiff_t step
+        xf_type type
     ctypedef struct xf_target:
         const xf_rows *dense
         const void *class_weight
@@ -72,7 +82,13 @@ cdef extern from "rows.h" nogil:
         double (*divergence)(xf_divergence, const xf_rows *, const xf_rows *, int, ptrdiff_t,
                              xf_bool) noexcept nogil
         double (*mass)(const xf_rows *, int, ptrdiff_t, xf_bool *) noexcept nogil
+        void (*widen)(const void *, xf_type, ptrdiff_t, void *) noexcept nogil
+        void (*narrow)(const void *, ptrdiff_t, void *, xf_type) noexcept nogil
         void (*elementwise)(int, const void *, void *, ptrdiff_t) noexcept nogil
+
+cdef extern from "half.h" nogil:
+    float f32_of_f16(uint16_t)
+    float f32_of_bf16(uint16_t)
 
 cdef extern from "dispatch.h" nogil:
     int xf_isa_count()

@@ -6,54 +6,72 @@ cdef struct Binary:
     Strided x, labels, pos_weight, weights, losses, gradient
     ptrdiff_t elements, chunk
     double label_smoothing, gradient_scale
+    int real                    # the kind computed in
     bint from_logits, counting
     double *loss_sums
     double *weight_sums
     int bad_label, bad_weight
 
 
+cdef inline bint in_one_run(Binary *job, const Strided *s, ptrdiff_t first,
+                            ptrdiff_t n) noexcept nogil:
+    """Whether elements [first, first + n) follow each other in memory."""
+    cdef int inner = job.shape.axes - 1
+    cdef ptrdiff_t run = job.shape.size[inner]
+    return s.stride[inner] == size_of(s.kind) and first % run + n <= run
+
+
 cdef inline const void *fetch_block(Binary *job, const Strided *s, ptrdiff_t first, ptrdiff_t n,
                                     char *buffer) noexcept nogil:
     """Elements [first, first + n): in place where they lie so, else gathered and converted."""
-    cdef ptrdiff_t item = size_of(job.x.kind), at, j, run, stride
     cdef int inner = job.shape.axes - 1
+    cdef ptrdiff_t at, j
     cdef char *p
     if s.data == NULL:
         return NULL
-    run = job.shape.size[inner]
-    stride = s.stride[inner]
-    at = first % run
     p = find(&job.shape, s, first)
-    if s.kind == job.x.kind and stride == item and at + n <= run:
-        return p
+    if s.kind >= F32 and in_one_run(job, s, first, n):
+        if s.kind == job.real:
+            return p
+        if job.real == F32 and s.kind != F64:
+            job.kernels.widen(p, type_of(s.kind), n, buffer)
+            return buffer
+    at = first % job.shape.size[inner]
     for j in range(n):
-        if at == run:
+        if at == job.shape.size[inner]:
             at = 0
             p = find(&job.shape, s, first + j)
-        put_number(buffer + j * item, job.x.kind, number(p, s.kind))
-        p += stride
+        put_number(buffer + j * size_of(job.real), job.real, number(p, s.kind))
+        p += s.stride[inner]
         at += 1
     return buffer
 
 
 cdef inline void *place_block(Binary *job, const Strided *s, ptrdiff_t first, ptrdiff_t n,
                               char *buffer) noexcept nogil:
-    """Where elements [first, first + n) may be written; scatter_block ends it."""
-    cdef int inner = job.shape.axes - 1
+    """Where elements [first, first + n) may be written; put_block ends it."""
     if s.data == NULL:
         return NULL
-    if (s.stride[inner] == size_of(job.x.kind)
-            and first % job.shape.size[inner] + n <= job.shape.size[inner]):
+    if s.kind == job.real and in_one_run(job, s, first, n):
         return find(&job.shape, s, first)
     return buffer
 
 
-cdef inline void scatter_block(Binary *job, const Strided *s, ptrdiff_t first, ptrdiff_t n,
-                               const void *block, const char *buffer) noexcept nogil:
-    cdef ptrdiff_t item = size_of(job.x.kind), j
-    if block == buffer:
-        for j in range(n):
-            memcpy(find(&job.shape, s, first + j), buffer + j * item, item)
+cdef inline void put_block(Binary *job, const Strided *s, ptrdiff_t first, ptrdiff_t n,
+                           const void *block, char *buffer) noexcept nogil:
+    """Writes what was placed in the buffer, which has room for the narrowed block behind it."""
+    cdef ptrdiff_t j, item = size_of(s.kind)
+    cdef char *narrowed = buffer
+    if block != buffer:
+        return
+    if s.kind != job.real:
+        narrowed = buffer + 2048
+        job.kernels.narrow(buffer, n, narrowed, type_of(s.kind))
+    if in_one_run(job, s, first, n):
+        memcpy(find(&job.shape, s, first), narrowed, n * item)
+        return
+    for j in range(n):
+        memcpy(find(&job.shape, s, first + j), narrowed + j * item, item)
 
 
 cdef inline double count_block(Binary *job, const void *weights, ptrdiff_t n) noexcept nogil:
@@ -62,7 +80,7 @@ cdef inline double count_block(Binary *job, const void *weights, ptrdiff_t n) no
     if weights == NULL:
         return <double> n
     for j in range(n):
-        a = (<const float *> weights)[j] if job.x.kind == F32 else (<const double *> weights)[j]
+        a = (<const float *> weights)[j] if job.real == F32 else (<const double *> weights)[j]
         if not 0 <= a < INFINITY:
             xf_raise(&job.bad_weight)
         total += a
@@ -71,7 +89,7 @@ cdef inline double count_block(Binary *job, const void *weights, ptrdiff_t n) no
 
 cdef void binary_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
     cdef Binary *job = <Binary *> context
-    cdef char buffer[6][2048]
+    cdef char buffer[6][4096]
     cdef xf_binary b
     cdef xf_bool valid = True
     cdef ptrdiff_t first = chunk * job.chunk, end = first + job.chunk, n
@@ -93,8 +111,8 @@ cdef void binary_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
             b.loss = place_block(job, &job.losses, first, n, buffer[4])
             b.gradient = place_block(job, &job.gradient, first, n, buffer[5])
             loss += job.kernels.binary(&b, &valid)
-            scatter_block(job, &job.losses, first, n, b.loss, buffer[4])
-            scatter_block(job, &job.gradient, first, n, b.gradient, buffer[5])
+            put_block(job, &job.losses, first, n, b.loss, buffer[4])
+            put_block(job, &job.gradient, first, n, b.gradient, buffer[5])
         first += n
     if not valid:
         xf_raise(&job.bad_label)
@@ -102,36 +120,36 @@ cdef void binary_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
     job.weight_sums[chunk] = weight
 
 
-def binary_cross_entropy(const real[:, :, :, :, :, :, :] x, labels, int label_kind, pos_weight,
-                         int pos_weight_kind, weights, int weight_kind, double label_smoothing,
-                         bint from_logits, bint mean, real[:, :, :, :, :, :, :] losses,
-                         real[:, :, :, :, :, :, :] gradient):
+def binary_cross_entropy(const storage[:, :, :, :, :, :, :] x, int kind_, labels, int label_kind,
+                         pos_weight, int pos_weight_kind, weights, int weight_kind,
+                         double label_smoothing, bint from_logits, bint mean, losses,
+                         storage[:, :, :, :, :, :, :] gradient):
     """Return (sum of the losses, sum of the weights, bad label seen, bad weight seen).
 
-    The arrays have seven axes, the last of length 1; losses and gradient are written unless None.
+    The last of the seven axes has length 1. losses, of the dtype that x is computed in, and the
+    gradient are written unless None.
     """
     cdef Binary job
     cdef Strided *arrays[6]
     cdef ptrdiff_t chunks
     cdef int threads, i
-    cdef double weight
+    cdef double loss, weight
     arrays[:] = [&job.x, &job.labels, &job.pos_weight, &job.weights, &job.losses, &job.gradient]
-    job.kernels = xf_isa_kernels(XF_F32 if real is float else XF_F64)
+    job.real = computed(kind_)
+    job.kernels = xf_isa_kernels(type_of(job.real))
     job.elements = 1
     for i in range(LEADING):
         job.elements *= x.shape[i]
     if job.elements == 0:
         return 0.0, 0.0, False, False
-    lay(<char *> &x[0, 0, 0, 0, 0, 0, 0], x.strides, F32 if real is float else F64, &job.x)
-    take(labels, label_kind, &job.labels)
-    take(pos_weight, pos_weight_kind, &job.pos_weight)
-    take(weights, weight_kind, &job.weights)
-    job.losses.data = NULL
-    job.gradient.data = NULL
-    if losses is not None:
-        lay(<char *> &losses[0, 0, 0, 0, 0, 0, 0], losses.strides, job.x.kind, &job.losses)
+    lay(<char *> &x[0, 0, 0, 0, 0, 0, 0], x.strides, kind_, &job.x)
+    take(labels, label_kind, False, &job.labels)
+    take(pos_weight, pos_weight_kind, False, &job.pos_weight)
+    take(weights, weight_kind, False, &job.weights)
+    take(losses, job.real, True, &job.losses)
+    take(None, kind_, False, &job.gradient)
     if gradient is not None:
-        lay(<char *> &gradient[0, 0, 0, 0, 0, 0, 0], gradient.strides, job.x.kind, &job.gradient)
+        lay(<char *> &gradient[0, 0, 0, 0, 0, 0, 0], gradient.strides, kind_, &job.gradient)
     merge(&job.shape, x.shape, arrays, 6)
     job.label_smoothing = label_smoothing
     job.from_logits = from_logits

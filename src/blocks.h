@@ -24,29 +24,106 @@ INLINE void store_to(real *p, vec a, ptrdiff_t n)
         v_store_part(p, a, n);
 }
 
-static inline real read_one(const char *p, xf_type type)
+static inline ptrdiff_t size_of(xf_type type)
 {
-    if (type == XF_F32) {
-        float a;
-        memcpy(&a, p, sizeof a);
-        return (real)a;
-    }
-    double a;
-    memcpy(&a, p, sizeof a);
-    return (real)a;
+    return type == XF_F64 ? 8 : type == XF_F32 ? 4 : 2;
 }
 
-static inline bool contiguous(const xf_rows *x)
+static inline real read_one(const char *p, xf_type type)
 {
-    return x->type == REAL_TYPE && x->step == sizeof(real);
+    union {
+        float f32;
+        double f64;
+        uint16_t half;
+    } a;
+    memcpy(&a, p, (size_t)size_of(type));
+    switch (type) {
+    case XF_F32:
+        return (real)a.f32;
+    case XF_F64:
+        return (real)a.f64;
+    case XF_F16:
+        return (real)f32_of_f16(a.half);
+    default:
+        return (real)f32_of_bf16(a.half);
+    }
+}
+
+/* Rounds to what is written: REAL or, of float, 16 bits. */
+static inline void write_one(char *p, xf_type type, real a)
+{
+    if (type == REAL_TYPE) {
+        memcpy(p, &a, sizeof a);
+        return;
+    }
+    uint16_t half = type == XF_F16 ? f16_of_f32((float)a) : bf16_of_f32((float)a);
+    memcpy(p, &half, sizeof half);
+}
+
+/* Do the elements of a row follow each other, in a type that registers read and write? */
+static inline bool packed(xf_type type, ptrdiff_t step)
+{
+    return (type == REAL_TYPE || (XF_BITS == 32 && size_of(type) == 2)) && step == size_of(type);
+}
+
+/* The first n lanes, n <= REG_LANES, of a packed row; 0 in the others. */
+INLINE reg reg_load(const char *p, xf_type type, ptrdiff_t n)
+{
+    if (type == REAL_TYPE)
+        return n >= REG_LANES ? r_load((const real *)p) : r_load_part((const real *)p, n);
+#if XF_BITS == 32
+    uint16_t half[REG_LANES] = {0};
+    memcpy(half, p, 2 * (size_t)(n < REG_LANES ? n : REG_LANES));
+    return type == XF_F16 ? r_load_f16(half) : r_load_bf16(half);
+#else
+    return r_set1(0);
+#endif
+}
+
+INLINE void reg_store(char *p, reg a, xf_type type, ptrdiff_t n)
+{
+    if (type == REAL_TYPE) {
+        if (n >= REG_LANES)
+            r_store((real *)p, a);
+        else
+            r_store_part((real *)p, a, n);
+        return;
+    }
+#if XF_BITS == 32
+    uint16_t half[REG_LANES];
+    if (type == XF_F16)
+        r_store_f16(half, a);
+    else
+        r_store_bf16(half, a);
+    memcpy(p, half, 2 * (size_t)(n < REG_LANES ? n : REG_LANES));
+#endif
+}
+
+/* n elements of 16 bits to REAL and back. */
+static void widen(const void *from, xf_type type, ptrdiff_t n, void *to)
+{
+    const char *p = from;
+    for (ptrdiff_t j = 0; j < n; j += REG_LANES)
+        reg_store((char *)((real *)to + j), reg_load(p + 2 * j, type, n - j), REAL_TYPE, n - j);
+}
+
+static void narrow(const void *from, ptrdiff_t n, void *to, xf_type type)
+{
+    for (ptrdiff_t j = 0; j < n; j += REG_LANES)
+        reg_store((char *)to + 2 * j,
+                  reg_load((const char *)((const real *)from + j), REAL_TYPE, n - j), type, n - j);
 }
 
 /* The n elements of row i from class j0 on: in place, or gathered and converted into buffer. */
 static inline const real *fetch(const xf_rows *x, int i, ptrdiff_t j0, ptrdiff_t n, void *buffer)
 {
     const char *p = x->row[i] + j0 * x->step;
-    if (contiguous(x))
-        return (const real *)p;
+    if (packed(x->type, x->step)) {
+        if (x->type == REAL_TYPE)
+            return (const real *)p;
+        widen(p, x->type, n, buffer);
+        return buffer;
+    }
     real *to = buffer;
     for (ptrdiff_t j = 0; j < n; j++)
         to[j] = read_one(p + j * x->step, x->type);
@@ -56,87 +133,105 @@ static inline const real *fetch(const xf_rows *x, int i, ptrdiff_t j0, ptrdiff_t
 /* Where a block of row i may be written, and the end of that writing. */
 static inline real *place(const xf_out *out, int i, ptrdiff_t j0, void *buffer)
 {
-    char *p = out->row[i] + j0 * out->step;
-    return out->step == sizeof(real) ? (real *)p : (real *)buffer;
+    bool direct = out->type == REAL_TYPE && out->step == sizeof(real);
+    return direct ? (real *)out->row[i] + j0 : (real *)buffer;
 }
 
 static inline void put(const xf_out *out, int i, ptrdiff_t j0, ptrdiff_t n, const real *from)
 {
     char *p = out->row[i] + j0 * out->step;
-    if (out->step == sizeof(real))
+    if (p == (const char *)from)
         return;
+    if (packed(out->type, out->step)) {
+        narrow(from, n, p, out->type);
+        return;
+    }
     for (ptrdiff_t j = 0; j < n; j++)
-        memcpy(p + j * out->step, from + j, sizeof(real));
+        write_one(p + j * out->step, out->type, from[j]);
 }
 
 static inline void clear(const xf_out *out, int i, ptrdiff_t classes)
 {
     for (ptrdiff_t j = 0; j < classes; j++)
-        memset(out->row[i] + j * out->step, 0, sizeof(real));
+        memset(out->row[i] + j * out->step, 0, (size_t)size_of(out->type));
 }
 
 /* Do the rows lie side by side, so that the elements of one class are one logical vector? */
-static inline bool side_by_side(const char *const *row)
+static inline bool side_by_side(const char *const *row, xf_type type)
 {
     for (int i = 1; i < LANES; i++)
-        if (row[i] - row[0] != i * (ptrdiff_t)sizeof(real))
+        if (row[i] - row[0] != i * size_of(type))
             return false;
-    return true;
+    return packed(type, size_of(type));
+}
+
+INLINE void read_tile_as(xf_type type, const xf_rows *x, ptrdiff_t j0, ptrdiff_t n, real *tile)
+{
+    for (ptrdiff_t j = 0; j < n; j += REG_LANES)
+        for (int i0 = 0; i0 < LANES; i0 += REG_LANES) {
+            reg m[REG_LANES];
+            for (int i = 0; i < REG_LANES; i++)
+                m[i] = reg_load(x->row[i0 + i] + (j0 + j) * size_of(type), type, n - j);
+            r_transpose(m);
+            for (int i = 0; i < REG_LANES; i++)
+                r_store(tile + (j + i) * LANES + i0, m[i]);
+        }
 }
 
 /* Reads classes [j0, j0 + n) of LANES rows into tile (classes, LANES). row has LANES entries. */
 static inline void read_tile(const xf_rows *x, ptrdiff_t j0, ptrdiff_t n, real *tile)
 {
-    if (x->type == REAL_TYPE && side_by_side(x->row)) {
-        const char *p = x->row[0] + j0 * x->step;
-        for (ptrdiff_t j = 0; j < n; j++)
-            v_store(tile + j * LANES, v_load((const real *)(p + j * x->step)));
-    } else if (contiguous(x)) {
-        for (ptrdiff_t j = 0; j < n; j += REG_LANES)
-            for (int i0 = 0; i0 < LANES; i0 += REG_LANES) {
-                reg m[REG_LANES];
-                for (int i = 0; i < REG_LANES; i++) {
-                    const real *p = (const real *)x->row[i0 + i] + j0 + j;
-                    m[i] = n - j >= REG_LANES ? r_load(p) : r_load_part(p, n - j);
-                }
-                r_transpose(m);
-                for (int i = 0; i < REG_LANES; i++)
-                    r_store(tile + (j + i) * LANES + i0, m[i]);
-            }
-    } else {
+    const xf_type type = x->type;
+    if (side_by_side(x->row, type)) {
+        for (ptrdiff_t j = 0; j < n; j++) {
+            const char *p = x->row[0] + (j0 + j) * x->step;
+            for (int i = 0; i < LANES; i += REG_LANES)
+                r_store(tile + j * LANES + i, reg_load(p + i * size_of(type), type, REG_LANES));
+        }
+    } else if (!packed(type, x->step)) {
         for (int i = 0; i < LANES; i++)
             for (ptrdiff_t j = 0; j < n; j++)
-                tile[j * LANES + i] = read_one(x->row[i] + (j0 + j) * x->step, x->type);
+                tile[j * LANES + i] = read_one(x->row[i] + (j0 + j) * x->step, type);
+    } else if (type == REAL_TYPE) {
+        read_tile_as(REAL_TYPE, x, j0, n, tile);
+    } else {
+        read_tile_as(type, x, j0, n, tile);
     }
+}
+
+INLINE void write_tile_as(xf_type type, const xf_out *out, int rows, ptrdiff_t j0, ptrdiff_t n,
+                          const real *tile)
+{
+    for (ptrdiff_t j = 0; j < n; j += REG_LANES)
+        for (int i0 = 0; i0 < rows; i0 += REG_LANES) {
+            reg m[REG_LANES];
+            for (int i = 0; i < REG_LANES; i++)
+                m[i] = r_load(tile + (j + i) * LANES + i0);
+            r_transpose(m);
+            for (int i = 0; i < REG_LANES && i0 + i < rows; i++)
+                reg_store(out->row[i0 + i] + (j0 + j) * size_of(type), m[i], type, n - j);
+        }
 }
 
 /* Writes the tile to classes [j0, j0 + n) of the first `rows` rows. */
 static inline void write_tile(const xf_out *out, int rows, ptrdiff_t j0, ptrdiff_t n,
                               const real *tile)
 {
-    if (rows == LANES && side_by_side((const char *const *)out->row)) {
-        char *p = out->row[0] + j0 * out->step;
-        for (ptrdiff_t j = 0; j < n; j++)
-            v_store((real *)(p + j * out->step), v_load(tile + j * LANES));
-    } else if (out->step == sizeof(real)) {
-        for (ptrdiff_t j = 0; j < n; j += REG_LANES)
-            for (int i0 = 0; i0 < rows; i0 += REG_LANES) {
-                reg m[REG_LANES];
-                for (int i = 0; i < REG_LANES; i++)
-                    m[i] = r_load(tile + (j + i) * LANES + i0);
-                r_transpose(m);
-                for (int i = 0; i < REG_LANES && i0 + i < rows; i++) {
-                    real *p = (real *)out->row[i0 + i] + j0 + j;
-                    if (n - j >= REG_LANES)
-                        r_store(p, m[i]);
-                    else
-                        r_store_part(p, m[i], n - j);
-                }
-            }
-    } else {
+    const xf_type type = out->type;
+    if (rows == LANES && side_by_side((const char *const *)out->row, type)) {
+        for (ptrdiff_t j = 0; j < n; j++) {
+            char *p = out->row[0] + (j0 + j) * out->step;
+            for (int i = 0; i < LANES; i += REG_LANES)
+                reg_store(p + i * size_of(type), r_load(tile + j * LANES + i), type, REG_LANES);
+        }
+    } else if (!packed(type, out->step)) {
         for (int i = 0; i < rows; i++)
             for (ptrdiff_t j = 0; j < n; j++)
-                memcpy(out->row[i] + (j0 + j) * out->step, tile + j * LANES + i, sizeof(real));
+                write_one(out->row[i] + (j0 + j) * out->step, type, tile[j * LANES + i]);
+    } else if (type == REAL_TYPE) {
+        write_tile_as(REAL_TYPE, out, rows, j0, n, tile);
+    } else {
+        write_tile_as(type, out, rows, j0, n, tile);
     }
 }
 

@@ -5,12 +5,11 @@ from libc.stdlib cimport free, malloc
 cdef struct CrossEntropy:
     const xf_kernels *kernels
     Shape shape
-    Strided x, labels, weights, losses, gradient
+    Strided x, labels, class_weight, weights, losses, gradient
     ptrdiff_t rows, classes, chunk
     int panel
     bint from_logits, dense, ignores, counting, wants_gradient
     int64_t ignored
-    const void *class_weight
     double label_smoothing, z_loss, gradient_scale
     double *loss_sums           # of each chunk
     double *weight_sums
@@ -42,7 +41,7 @@ cdef inline void load_labels(CrossEntropy *job, xf_panel *p, const char **label,
     for i in range(p.rows):
         p.own[i] = own
         bad |= <uint64_t> p.label[i] >= <uint64_t> job.classes
-    if not (bad or job.ignores or job.class_weight):
+    if not (bad or job.ignores or job.class_weight.data):
         return
     for i in range(p.rows):
         skip = job.ignores and p.label[i] == job.ignored
@@ -53,9 +52,9 @@ cdef inline void load_labels(CrossEntropy *job, xf_panel *p, const char **label,
             p.label[i] = -1
             p.own[i] = counts[i] = 0
             p.weight[i] = -1
-        elif job.class_weight:
-            by_class = number(<const char *> job.class_weight + p.label[i] * size_of(job.x.kind),
-                              job.x.kind)
+        elif job.class_weight.data:
+            by_class = number(job.class_weight.data
+                              + p.label[i] * size_of(job.class_weight.kind), job.class_weight.kind)
             p.own[i] = own * by_class
             counts[i] *= by_class
 
@@ -79,12 +78,12 @@ cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
     if end > job.rows:
         end = job.rows
     x.step = job.x.step
-    x.type = <xf_type> (XF_F32 if job.x.kind == F32 else XF_F64)
+    x.type = out.type = type_of(job.x.kind)
     dense.step = job.labels.step
-    dense.type = <xf_type> (XF_F32 if job.labels.kind == F32 else XF_F64)
+    dense.type = type_of(job.labels.kind)
     out.step = job.gradient.step
     target.dense = &dense if job.dense else NULL
-    target.class_weight = job.class_weight
+    target.class_weight = job.class_weight.data
     target.scale = 1 - job.label_smoothing
     target.offset = job.label_smoothing / job.classes
     p.classes = job.classes
@@ -119,7 +118,7 @@ cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
             if job.losses.data:
                 find_rows(&job.shape, &job.losses, row, n, loss)
                 for i in range(n):
-                    put_number(<char *> loss[i], job.x.kind, p.loss[i])
+                    put_number(<char *> loss[i], job.losses.kind, p.loss[i])
             if job.wants_gradient:
                 if job.from_logits:
                     job.kernels.softmax_gradient(&x, &target, &p, &out)
@@ -130,46 +129,43 @@ cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
     job.weight_sums[chunk] = (weight_sum[0] + weight_sum[2]) + (weight_sum[1] + weight_sum[3])
 
 
-def cross_entropy(const real[:, :, :, :, :, :, :] x, labels, int label_kind, bint dense,
-                  const real[::1] class_weight, weights, int weight_kind, ignore_index,
-                  double label_smoothing, double z_loss, bint from_logits, bint mean,
-                  real[:, :, :, :, :, :, :] losses, real[:, :, :, :, :, :, :] gradient):
+def cross_entropy(const storage[:, :, :, :, :, :, :] x, int kind_, labels, int label_kind,
+                  bint dense, class_weight, weights, int weight_kind, ignore_index,
+                  double label_smoothing, double z_loss, bint from_logits, bint mean, losses,
+                  storage[:, :, :, :, :, :, :] gradient):
     """Return (sum of the losses, sum of what the rows count, bad label seen, bad weight seen).
 
-    losses and gradient are written unless None; with `mean` the gradient is that of the mean. A bad
-    label or weight in a gradient of a mean is found before anything is written.
+    class_weight (classes last) and losses are of the dtype that x is computed in. losses and
+    gradient are written unless None; with `mean` the gradient is that of the mean. A bad label or
+    weight in a gradient of a mean is found before anything is written.
     """
     cdef CrossEntropy job
     cdef Strided *arrays[5]
     cdef ptrdiff_t chunks
     cdef int threads, i
-    cdef double weight = 1
-    cdef xf_type type = XF_F32 if real is float else XF_F64
+    cdef double loss, weight = 1
     arrays[:] = [&job.x, &job.labels, &job.weights, &job.losses, &job.gradient]
-    job.kernels = xf_isa_kernels(type)
+    job.kernels = xf_isa_kernels(type_of(computed(kind_)))
     job.rows = 1
     for i in range(LEADING):
         job.rows *= x.shape[i]
     job.classes = x.shape[LEADING]
     if job.rows == 0:
         return 0.0, 0.0, False, False
-    lay(<char *> &x[0, 0, 0, 0, 0, 0, 0], x.strides, F32 if real is float else F64, &job.x)
-    take(labels, label_kind, &job.labels)
-    take(weights, weight_kind, &job.weights)
-    job.losses.data = NULL
-    job.gradient.data = NULL
-    job.gradient.step = 0
-    if losses is not None:
-        lay(<char *> &losses[0, 0, 0, 0, 0, 0, 0], losses.strides, job.x.kind, &job.losses)
+    lay(<char *> &x[0, 0, 0, 0, 0, 0, 0], x.strides, kind_, &job.x)
+    take(labels, label_kind, False, &job.labels)
+    take(class_weight, computed(kind_), False, &job.class_weight)
+    take(weights, weight_kind, False, &job.weights)
+    take(losses, computed(kind_), True, &job.losses)
     job.wants_gradient = gradient is not None
+    take(None, kind_, False, &job.gradient)
     if job.wants_gradient:
-        lay(<char *> &gradient[0, 0, 0, 0, 0, 0, 0], gradient.strides, job.x.kind, &job.gradient)
+        lay(<char *> &gradient[0, 0, 0, 0, 0, 0, 0], gradient.strides, kind_, &job.gradient)
     merge(&job.shape, x.shape, arrays, 5)
     job.from_logits = from_logits
     job.dense = dense
     job.ignores = ignore_index is not None
     job.ignored = ignore_index if job.ignores else 0
-    job.class_weight = &class_weight[0] if class_weight is not None else NULL
     job.label_smoothing = label_smoothing
     job.z_loss = z_loss
     job.gradient_scale = 1
@@ -186,7 +182,7 @@ def cross_entropy(const real[:, :, :, :, :, :, :] x, labels, int label_kind, bin
     with nogil:
         job.counting = mean and job.wants_gradient
         if job.counting:
-            if job.ignores or job.class_weight or job.weights.data:
+            if job.ignores or job.class_weight.data or job.weights.data:
                 xf_pool_run(cross_entropy_chunk, &job, chunks, threads)
                 weight = tree(job.weight_sums, chunks)
             else:

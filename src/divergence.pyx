@@ -81,28 +81,28 @@ def divergence(int what, p, int p_kind, q, int q_kind, real[:, :, :, :, :, :, :]
     job.normalize = normalize
     job.unit = unit
     job.tolerance = 0
-    take(p, p_kind, &job.p)
-    take(q, q_kind, &job.q)
-    take(out, F32 if real is float else F64, &job.out)
-    job.p_type = XF_F32 if p_kind == F32 else XF_F64
-    job.q_type = XF_F32 if q_kind == F32 else XF_F64
+    take(p, p_kind, False, &job.p)
+    take(q, q_kind, False, &job.q)
+    take(out, F32 if real is float else F64, True, &job.out)
+    job.p_type = type_of(p_kind)
+    job.q_type = type_of(q_kind)
     divergence_run(&job, size)
 
 
-def is_distribution(const real[:, :, :, :, :, :, :] p, uint8_t[:, :, :, :, :, :, :] out,
-                    double tolerance):
-    """Write whether each row lies in [0, 1] and sums to 1 within the tolerance; out has one class."""
+def is_distribution(p, int kind_, uint8_t[:, :, :, :, :, :, :] out, shape, double tolerance):
+    """Write whether each row is in [0, 1] and sums to 1 within the tolerance; out has one class."""
     cdef Divergence job
-    job.kernels = xf_isa_kernels(XF_F32 if real is float else XF_F64)
+    cdef Py_ssize_t size[LEADING + 1]
+    cdef int i
+    for i in range(LEADING + 1):
+        size[i] = shape[i]
+    job.kernels = xf_isa_kernels(type_of(computed(kind_)))
     job.what = IS_DISTRIBUTION
     job.normalize = False
     job.unit = 1
     job.tolerance = tolerance
-    job.q.data = NULL
-    if out.shape[0] == 0:
-        return
-    lay(<char *> &p[0, 0, 0, 0, 0, 0, 0], p.strides, F32 if real is float else F64, &job.p)
-    lay(<char *> &out[0, 0, 0, 0, 0, 0, 0], out.strides, U8, &job.out)
-    job.p_type = XF_F32 if real is float else XF_F64
-    job.q_type = job.p_type
-    divergence_run(&job, p.shape)
+    take(p, kind_, False, &job.p)
+    take(None, kind_, False, &job.q)
+    take(out, U8, True, &job.out)
+    job.p_type = job.q_type = type_of(kind_)
+    divergence_run(&job, size)

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "half.h"
 #include "rows.h"
 
 #define INLINE static inline __attribute__((always_inline))
@@ -56,6 +57,8 @@ const xf_kernels JOIN(XF_ISA, XF_BITS) = {
     .binary = binary,
     .divergence = divergence,
     .mass = mass,
+    .widen = widen,
+    .narrow = narrow,
     .elementwise = elementwise,
 };
 #endif

@@ -9,7 +9,7 @@
 #define XF_PANEL 16         /* rows a panel can hold: the lanes of the longest logical vector */
 #define XF_BLOCK_BYTES 2048 /* a block: 32 logical vectors, summed in two chains of 16 */
 
-typedef enum { XF_F32, XF_F64 } xf_type;
+typedef enum { XF_F32, XF_F64, XF_F16, XF_BF16 } xf_type;
 
 /* Some rows to read: where each begins, the bytes from class to class, what an element is. */
 typedef struct {
@@ -18,10 +18,11 @@ typedef struct {
     xf_type type;
 } xf_rows;
 
-/* Some rows to write, of the compute type. */
+/* Some rows to write. */
 typedef struct {
     char *row[XF_PANEL];
     ptrdiff_t step;
+    xf_type type;
 } xf_out;
 
 /* t_j = w_j (scale * dense_j + offset): the label distribution but for an index label's own class.
@@ -46,7 +47,8 @@ typedef struct {
     double loss[XF_PANEL];
     double lse[XF_PANEL];
     /* between */
-    enum { XF_KEPT_NOTHING, XF_KEPT_TILE, XF_KEPT_OUT } kept; /* where exp(d) of all classes is */
+    /* where exp(d) of all classes is: the first tile, the tiles as rows, or the rows of out */
+    enum { XF_KEPT_NOTHING, XF_KEPT_TILE, XF_KEPT_ROWS, XF_KEPT_OUT } kept;
     _Alignas(64) unsigned char state[16][64];
     unsigned char tile[2][XF_BLOCK_BYTES * 16]; /* a block of all rows, lanes across rows */
     unsigned char block[2][XF_BLOCK_BYTES];     /* a block of one row */
@@ -84,6 +86,9 @@ typedef struct {
                          ptrdiff_t classes, bool normalize);
     /* The sum of row i; *valid becomes false where an element is outside [0, 1]. */
     double (*mass)(const xf_rows *p, int i, ptrdiff_t classes, bool *valid);
+    /* n elements of XF_F16 or XF_BF16 to the compute type, which is float, and back. */
+    void (*widen)(const void *from, xf_type type, ptrdiff_t n, void *to);
+    void (*narrow)(const void *from, ptrdiff_t n, void *to, xf_type type);
     /* For the tests: exp, log, log1p and log1p on [0, 1] of n elements. */
     void (*elementwise)(int which, const void *x, void *y, ptrdiff_t n);
 } xf_kernels;

@@ -1,19 +1,20 @@
 # Where rows lie: arrays of up to six leading axes and a class axis, walked in C order of the
 # leading axes, and cut into chunks that depend on the shape alone.
 
-from cpython.buffer cimport Py_buffer, PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport (
+    Py_buffer, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+)
 from libc.string cimport memcpy
 
 cdef enum:
     LEADING = 6
     CHUNK_ELEMENTS = 32768      # about 10 microseconds of work, so that threads share evenly
     MOST_CHUNKS = 4096          # so that the sums of the chunks stay small
-    PANEL_BYTES = 131072        # rows that are read twice must still be in the cache
     THREAD_ELEMENTS = 65536     # less is not worth waking a thread
 
 # How an element that is not of the compute type is read. The codes are _checks.KINDS.
 cdef enum kind:
-    I8, I16, I32, I64, U8, U16, U32, U64, F32, F64
+    I8, I16, I32, I64, U8, U16, U32, U64, F32, F64, F16, BF16
 
 cdef struct Shape:
     int axes
@@ -26,14 +27,15 @@ cdef struct Strided:
     int kind
 
 
-cdef inline int take(object array, int kind_, Strided *s) except -1:
-    """Describes an array of any dtype and seven axes; the caller keeps it alive."""
+cdef inline int take(object array, int kind_, bint written, Strided *s) except -1:
+    """Describes an array of any dtype and seven axes, or None; the caller keeps it alive."""
     cdef Py_buffer view
     cdef int i
     s.data = NULL
+    s.step = 0
     if array is None:
         return 0
-    PyObject_GetBuffer(array, &view, PyBUF_STRIDES)
+    PyObject_GetBuffer(array, &view, PyBUF_STRIDES | (PyBUF_WRITABLE if written else 0))
     s.data = <char *> view.buf
     for i in range(LEADING):
         s.stride[i] = view.strides[i]
@@ -120,6 +122,10 @@ cdef inline double number(const char *p, int kind_) noexcept nogil:
         return (<const double *> p)[0]
     if kind_ == U64:
         return <double> (<const uint64_t *> p)[0]
+    if kind_ == F16:
+        return f32_of_f16((<const uint16_t *> p)[0])
+    if kind_ == BF16:
+        return f32_of_bf16((<const uint16_t *> p)[0])
     return <double> index(p, kind_)
 
 
@@ -164,9 +170,23 @@ cdef inline void read_indices(const char **p, int kind_, int n, int64_t *to) noe
         read_as[uint8_t](0, p, n, to)
 
 
+cdef inline xf_type type_of(int kind_) noexcept nogil:
+    """What the row primitives call a floating kind."""
+    if kind_ == F32:
+        return XF_F32
+    if kind_ == F64:
+        return XF_F64
+    return XF_F16 if kind_ == F16 else XF_BF16
+
+
+cdef inline int computed(int kind_) noexcept nogil:
+    """The kind that a floating kind is computed in."""
+    return F64 if kind_ == F64 else F32
+
+
 cdef inline ptrdiff_t size_of(int kind_) noexcept nogil:
-    """Bytes of an element of a compute type."""
-    return 4 if kind_ == F32 else 8
+    """Bytes of an element of a floating kind."""
+    return 4 if kind_ == F32 else 8 if kind_ == F64 else 2
 
 
 cdef inline void put_number(char *p, int kind_, double value) noexcept nogil:
@@ -187,8 +207,8 @@ cdef inline ptrdiff_t rows_of_chunk(ptrdiff_t rows, ptrdiff_t elements) noexcept
 
 
 cdef inline int panel_rows(const xf_kernels *k, ptrdiff_t classes, bint again) noexcept nogil:
-    """How many rows to treat together, if they are to be in the cache again for the gradient."""
-    cdef ptrdiff_t lanes = k.block // 32, n = PANEL_BYTES * k.block // (2048 * classes)
+    """How many rows to treat together; if they are read again, what the panel's tiles can hold."""
+    cdef ptrdiff_t lanes = k.block // 32, n = 2 * XF_PANEL * k.block // classes
     if not again or n > lanes:
         n = lanes
     return <int> (n if n > 1 else 1)

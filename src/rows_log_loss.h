@@ -65,6 +65,6 @@ static void log_loss_gradient(const xf_rows *x, const xf_target *t, xf_panel *p,
             }
         }
         if (p->weight[i] >= 0 && y >= 0)
-            memcpy(out->row[i] + y * out->step, &own, sizeof own);
+            write_one(out->row[i] + y * out->step, out->type, own);
     }
 }

@@ -14,7 +14,8 @@ enum { LABEL_LOGIT, MAXIMUM, SUM, MASS, DOT, LOG, FRONT, INVERSE, SCALE, OWN_GRA
 static inline real *state(xf_panel *p, int which) { return (real *)p->state[which]; }
 
 #define SEGMENT \
-    (8 * BLOCK)         /* classes read for their maximum before they are summed: half of an L1 */
+    (8 * BLOCK) /* classes read for their maximum before they are summed: half of an L1 */
+#define TILES (2 * BLOCK * XF_PANEL) /* elements that the tiles of a panel hold */
 #define TILE_CLASSES 64 /* up to here a panel is faster with its lanes across the rows */
 
 /* The sums of one row over its blocks so far. */
@@ -111,9 +112,9 @@ static inline void add_target(const real *x, const xf_target *t, xf_panel *p, in
                               ptrdiff_t n, running *a)
 {
     const vec max = v_set1(finite_maximum(a->maximum));
-    for (ptrdiff_t j = j0; j < j0 + n; j += BLOCK) {
-        ptrdiff_t length = block_length(j0 + n, j);
-        const real *c = fetch_target(t, i, j, length, p->block[1]);
+    for (ptrdiff_t j = 0; j < n; j += BLOCK) {
+        ptrdiff_t length = block_length(n, j);
+        const real *c = fetch_target(t, i, j0 + j, length, p->block[1]);
         a->dot -= sum_dot(x + j, c, length, &max);
         a->mass += sum_block(c, c, length, NULL);
     }
@@ -144,10 +145,12 @@ static inline double segment_exp(const real *x, ptrdiff_t n, real m, real top, d
 
 /* Statistics of row i with its lanes along the classes. `keep` may be the row itself: whatever else
    needs the logits comes first. */
-static inline void row_statistics(const real *x, const xf_target *t, xf_panel *p, int i, real *keep)
+static inline void row_statistics(const xf_rows *rows, const xf_target *t, xf_panel *p, int i,
+                                  real *buffer, real *keep)
 {
     running a = {.maximum = -INFINITY};
     if (p->classes <= BLOCK) {
+        const real *x = fetch(rows, i, 0, p->classes, buffer);
         const real m = block_maximum(x, p->classes);
         real sum, count = 0;
         bool above;
@@ -162,20 +165,21 @@ static inline void row_statistics(const real *x, const xf_target *t, xf_panel *p
     } else {
         for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += SEGMENT) {
             ptrdiff_t n = p->classes - j0 < SEGMENT ? p->classes - j0 : SEGMENT;
+            const real *x = fetch(rows, i, j0, n, buffer);
             bool above = true;
             double sum = a.sum;
             if (j0 > 0) /* most often the maximum stays */
-                sum = segment_exp(x + j0, n, finite_maximum(a.maximum), a.maximum, sum, &above);
-            const real m = above ? block_maximum(x + j0, n) : a.maximum;
+                sum = segment_exp(x, n, finite_maximum(a.maximum), a.maximum, sum, &above);
+            const real m = above ? block_maximum(x, n) : a.maximum;
             const bool rises = m > a.maximum;
             if (rises)
                 raise_maximum(&a, m);
             if (t)
                 add_target(x, t, p, i, j0, n, &a);
             if (rises)
-                a.sum = segment_held(x + j0, n, m, a.sum, &a.held, keep ? keep + j0 : NULL);
+                a.sum = segment_held(x, n, m, a.sum, &a.held, keep);
             else if (above) /* nothing but -inf so far, or nan */
-                a.sum = segment_exp(x + j0, n, -REAL_MAX, INFINITY, a.sum, &above);
+                a.sum = segment_exp(x, n, -REAL_MAX, INFINITY, a.sum, &above);
             else
                 a.sum = sum;
         }
@@ -309,15 +313,24 @@ static inline void tile_statistics(const xf_rows *x, const xf_target *t, xf_pane
 static inline void statistics(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out)
 {
     p->kept = XF_KEPT_NOTHING;
-    if (!contiguous(x) || p->classes <= TILE_CLASSES) {
+    if (!packed(x->type, x->step) || p->classes <= TILE_CLASSES) {
         tile_statistics(x, t, p);
         return;
     }
-    bool keep = out && out->step == sizeof(real) && p->classes <= SEGMENT;
-    for (int i = 0; i < p->rows; i++)
-        row_statistics((const real *)x->row[i], t, p, i, keep ? (real *)out->row[i] : NULL);
-    if (keep)
-        p->kept = XF_KEPT_OUT;
+    real *buffer = (real *)p->tile;
+    if (out && p->classes <= SEGMENT) {
+        if (out->type == REAL_TYPE && out->step == sizeof(real))
+            p->kept = XF_KEPT_OUT;
+        else if (p->rows * p->classes <= TILES)
+            p->kept = XF_KEPT_ROWS;
+    }
+    for (int i = 0; i < p->rows; i++) {
+        real *own = p->kept == XF_KEPT_ROWS ? buffer + i * p->classes : buffer;
+        real *keep = p->kept == XF_KEPT_OUT    ? (real *)out->row[i]
+                     : p->kept == XF_KEPT_ROWS ? own
+                                               : NULL;
+        row_statistics(x, t, p, i, own, keep);
+    }
 }
 
 /* log1p(s') of each row, and s' made nan where the maximum is not finite. */
@@ -376,8 +389,11 @@ static void softmax_loss(const xf_rows *x, const xf_target *t, xf_panel *p, cons
 {
     real *logit = state(p, LABEL_LOGIT);
     for (int i = 0; i < LANES; i++) { /* without a label any will do: its own share is 0 */
-        ptrdiff_t y = p->label[i] < 0 ? 0 : p->label[i];
-        memcpy(&logit[i], x->row[i] + y * x->step, sizeof(real));
+        const char *at = x->row[i] + (p->label[i] < 0 ? 0 : p->label[i]) * x->step;
+        if (x->type == REAL_TYPE)
+            memcpy(&logit[i], at, sizeof(real));
+        else
+            logit[i] = read_one(at, x->type);
     }
     t = has_target(t) ? t : NULL;
     statistics(x, t, p, out);
@@ -429,19 +445,22 @@ INLINE void write_row(writing what, bool kept, const real *x, const real *t, ptr
 static inline void write_rows(writing what, const xf_rows *x, const xf_target *t, xf_panel *p,
                               const xf_out *out)
 {
-    const bool in_place = contiguous(x) && out->step == sizeof(real);
-    if (p->kept == XF_KEPT_OUT || (p->kept == XF_KEPT_NOTHING && in_place)) {
-        bool kept = p->kept == XF_KEPT_OUT;
+    const bool rows = packed(x->type, x->step) && packed(out->type, out->step);
+    if (p->kept != XF_KEPT_TILE && rows) {
         for (int i = 0; i < p->rows; i++) {
-            factors f = row_factors(p, i);
+            const factors f = row_factors(p, i);
+            const real *kept = p->kept == XF_KEPT_OUT    ? (const real *)out->row[i]
+                               : p->kept == XF_KEPT_ROWS ? (real *)p->tile + i * p->classes
+                                                         : NULL;
             for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += BLOCK) {
                 ptrdiff_t n = block_length(p->classes, j0);
-                real *to = (real *)out->row[i] + j0;
                 const real *c = t ? fetch_target(t, i, j0, n, p->block[1]) : NULL;
+                real *to = place(out, i, j0, p->block[0]);
                 if (kept)
-                    write_row(what, true, to, c, n, &f, to);
+                    write_row(what, true, kept + j0, c, n, &f, to);
                 else
-                    write_row(what, false, (const real *)x->row[i] + j0, c, n, &f, to);
+                    write_row(what, false, fetch(x, i, j0, n, p->block[0]), c, n, &f, to);
+                put(out, i, j0, n, to);
             }
         }
         return;
@@ -474,7 +493,7 @@ static void softmax_gradient(const xf_rows *x, const xf_target *t, xf_panel *p, 
         if (p->weight[i] < 0)
             clear(out, i, p->classes);
         else if (p->label[i] >= 0)
-            memcpy(out->row[i] + p->label[i] * out->step, &state(p, OWN_GRADIENT)[i], sizeof(real));
+            write_one(out->row[i] + p->label[i] * out->step, out->type, state(p, OWN_GRADIENT)[i]);
     }
 }
 

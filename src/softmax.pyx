@@ -21,7 +21,7 @@ cdef void softmax_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
     if end > job.rows:
         end = job.rows
     x.step = job.x.step
-    x.type = <xf_type> (XF_F32 if job.x.kind == F32 else XF_F64)
+    x.type = out.type = type_of(job.x.kind)
     out.step = job.out.step
     p.classes = job.classes
     p.wants_gradient = False
@@ -33,19 +33,22 @@ cdef void softmax_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
         if job.what == LOGSUMEXP:
             job.kernels.logsumexp(&x, &p, NULL)
             for i in range(n):
-                put_number(out.row[i], job.x.kind, p.lse[i])
+                put_number(out.row[i], job.out.kind, p.lse[i])
         else:
             job.kernels.softmax(&x, &p, &out, job.what == LOG_SOFTMAX)
         row += n
 
 
-def softmax(const real[:, :, :, :, :, :, :] x, real[:, :, :, :, :, :, :] out, int what):
-    """Write logsumexp (what = 0; out has one class), softmax (1) or log_softmax (2) of the rows."""
+def softmax(const storage[:, :, :, :, :, :, :] x, int kind_, out, int what):
+    """Write logsumexp (what = 0), softmax (1) or log_softmax (2) of the rows.
+
+    Of logsumexp, out has one class and the dtype that x is computed in; else it is like x.
+    """
     cdef Softmax job
     cdef Strided *arrays[2]
     cdef int i
     arrays[:] = [&job.x, &job.out]
-    job.kernels = xf_isa_kernels(XF_F32 if real is float else XF_F64)
+    job.kernels = xf_isa_kernels(type_of(computed(kind_)))
     job.rows = 1
     for i in range(LEADING):
         job.rows *= x.shape[i]
@@ -53,12 +56,12 @@ def softmax(const real[:, :, :, :, :, :, :] x, real[:, :, :, :, :, :, :] out, in
         return
     job.classes = x.shape[LEADING]
     job.what = what
-    lay(<char *> &x[0, 0, 0, 0, 0, 0, 0], x.strides, F32 if real is float else F64, &job.x)
-    lay(<char *> &out[0, 0, 0, 0, 0, 0, 0], out.strides, job.x.kind, &job.out)
+    lay(<char *> &x[0, 0, 0, 0, 0, 0, 0], x.strides, kind_, &job.x)
+    take(out, computed(kind_) if what == LOGSUMEXP else kind_, True, &job.out)
     merge(&job.shape, x.shape, arrays, 2)
     job.chunk = rows_of_chunk(job.rows, job.classes)
     job.panel = panel_rows(job.kernels, job.classes, what != LOGSUMEXP
-                           and job.x.step == size_of(job.x.kind) == job.out.step)
+                           and job.x.step == size_of(kind_) == job.out.step)
     with nogil:
         xf_pool_run(softmax_chunk, &job, (job.rows + job.chunk - 1) // job.chunk,
                     threads_for(job.rows, job.classes))

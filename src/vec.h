@@ -157,6 +157,27 @@ INLINE void v_store_part(real *p, vec a, ptrdiff_t n)
         r_store_part(p + i * REG_LANES, a.r[i], v_share(n, i));
 }
 
+#if XF_BITS == 32
+/* Elements of 16 bits, in registers only: their type is xf_type's. */
+INLINE vec v_load_half(const uint16_t *p, xf_type type)
+{
+    vec a;
+    for (int i = 0; i < REGS; i++)
+        a.r[i] = type == XF_F16 ? r_load_f16(p + i * REG_LANES) : r_load_bf16(p + i * REG_LANES);
+    return a;
+}
+
+INLINE void v_store_half(uint16_t *p, vec a, xf_type type)
+{
+    for (int i = 0; i < REGS; i++) {
+        if (type == XF_F16)
+            r_store_f16(p + i * REG_LANES, a.r[i]);
+        else
+            r_store_bf16(p + i * REG_LANES, a.r[i]);
+    }
+}
+#endif
+
 /* b with its lanes from n on replaced by those of fill. */
 INLINE vec v_fill_from(vec b, ptrdiff_t n, vec fill)
 {

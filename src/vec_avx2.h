@@ -114,6 +114,34 @@ INLINE void r_transpose(reg m[4])
     m[3] = _mm256_permute2f128_pd(b, d, 0x31);
 }
 #endif
+
+#if XF_BITS == 32
+/* float16 and bfloat16, widened and rounded to even. */
+INLINE reg r_load_f16(const uint16_t *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p));
+}
+INLINE void r_store_f16(uint16_t *p, reg a)
+{
+    _mm_storeu_si128((void *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
+INLINE reg r_load_bf16(const uint16_t *p)
+{
+    __m256i a = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(a, 16));
+}
+INLINE void r_store_bf16(uint16_t *p, reg a)
+{
+    __m256i i = _mm256_castps_si256(a), high = _mm256_srli_epi32(i, 16);
+    __m256i even = _mm256_and_si256(high, _mm256_set1_epi32(1));
+    i = _mm256_add_epi32(_mm256_add_epi32(i, _mm256_set1_epi32(0x7fff)), even);
+    __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+    __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+    i = _mm256_blendv_epi8(_mm256_srli_epi32(i, 16), quiet, nan);
+    i = _mm256_permute4x64_epi64(_mm256_packus_epi32(i, i), 0x08);
+    _mm_storeu_si128((void *)p, _mm256_castsi256_si128(i));
+}
+#endif
 #undef P
 #undef I
 #undef TO_INT

@@ -135,6 +135,32 @@ INLINE void r_transpose(reg m[8])
     }
 }
 #endif
+
+#if XF_BITS == 32
+/* float16 and bfloat16, widened and rounded to even. */
+INLINE reg r_load_f16(const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p));
+}
+INLINE void r_store_f16(uint16_t *p, reg a)
+{
+    _mm256_storeu_si256((void *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
+INLINE reg r_load_bf16(const uint16_t *p)
+{
+    __m512i a = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(a, 16));
+}
+INLINE void r_store_bf16(uint16_t *p, reg a)
+{
+    __m512i i = _mm512_castps_si512(a), high = _mm512_srli_epi32(i, 16);
+    __m512i even = _mm512_and_epi32(high, _mm512_set1_epi32(1));
+    i = _mm512_add_epi32(_mm512_add_epi32(i, _mm512_set1_epi32(0x7fff)), even);
+    __m512i quiet = _mm512_or_epi32(high, _mm512_set1_epi32(0x40));
+    i = _mm512_mask_mov_epi32(_mm512_srli_epi32(i, 16), CMP(a, a, _CMP_UNORD_Q), quiet);
+    _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16(i));
+}
+#endif
 #undef P
 #undef I
 #undef CMP

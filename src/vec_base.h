@@ -91,6 +91,26 @@ INLINE void r_transpose(reg m[2])
     m[0] = a;
 }
 #endif
+
+#if XF_BITS == 32
+/* float16 and bfloat16: no instruction converts them. */
+#define CONVERT(name)                                                                     \
+    INLINE reg r_load_##name(const uint16_t *p)                                           \
+    {                                                                                     \
+        return _mm_setr_ps(f32_of_##name(p[0]), f32_of_##name(p[1]), f32_of_##name(p[2]), \
+                           f32_of_##name(p[3]));                                          \
+    }                                                                                     \
+    INLINE void r_store_##name(uint16_t *p, reg a)                                        \
+    {                                                                                     \
+        real lane[REG_LANES];                                                             \
+        r_store(lane, a);                                                                 \
+        for (int i = 0; i < REG_LANES; i++)                                               \
+            p[i] = name##_of_f32(lane[i]);                                                \
+    }
+CONVERT(f16)
+CONVERT(bf16)
+#undef CONVERT
+#endif
 #undef P
 #undef I
 #undef TO_INT

@@ -102,6 +102,25 @@ INLINE void r_transpose(reg m[2])
     m[0] = a;
 }
 #endif
+
+#if XF_BITS == 32
+/* float16 and bfloat16, widened and rounded to even. */
+INLINE reg r_load_f16(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+INLINE void r_store_f16(uint16_t *p, reg a) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(a))); }
+INLINE reg r_load_bf16(const uint16_t *p)
+{
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
+}
+INLINE void r_store_bf16(uint16_t *p, reg a)
+{
+    uint32x4_t i = vreinterpretq_u32_f32(a), high = vshrq_n_u32(i, 16);
+    uint32x4_t even = vandq_u32(high, vdupq_n_u32(1));
+    i = vaddq_u32(vaddq_u32(i, vdupq_n_u32(0x7fff)), even);
+    uint32x4_t quiet = vorrq_u32(high, vdupq_n_u32(0x40));
+    i = vbslq_u32(vceqq_f32(a, a), vshrq_n_u32(i, 16), quiet);
+    vst1_u16(p, vmovn_u32(i));
+}
+#endif
 #undef P
 #undef I
 #undef TO_INT

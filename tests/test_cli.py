@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -23,12 +24,12 @@ def run(*arguments: str) -> str:
 
 def assert_info(out: str) -> None:
     """Expect a line for everything that `info` promises, with what the package itself says."""
-    config = xentfast.show_config()
+    config: dict[str, Any] = xentfast.show_config()  # the values are of several types
     for name, value in (
         ("version", config["version"]),
         ("compiler", config["compiler"]),
-        ("instruction sets built", ", ".join(config["isas_built"])),  # type: ignore[call-overload]
-        ("available here", ", ".join(config["isas_available"])),  # type: ignore[call-overload]
+        ("instruction sets built", ", ".join(config["isas_built"])),
+        ("available here", ", ".join(config["isas_available"])),
         ("chosen", config["isa"]),
         ("threads", config["threads"]),
     ):

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Array
 
 import xentfast
+from cases import Array
 from xentfast import reference
 
 datasets = pytest.importorskip("sklearn.datasets")

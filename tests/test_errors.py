@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import DTYPES, Array
 
 import xentfast
+from cases import DTYPES, Array
 from xentfast import _kernels
 
 CROSS_ENTROPIES = (
@@ -632,10 +632,10 @@ def test_out_is_complete_or_an_exception_is_raised(threads: int) -> None:
 def test_options_are_keywords() -> None:
     for function in (*CROSS_ENTROPIES, *BINARY_CROSS_ENTROPIES, *DIVERGENCES):
         with pytest.raises(TypeError, match="positional argument"):
-            function(X, LABELS, -1)  # type: ignore[misc]
+            function(X, LABELS, -1)
     for function in OF_ONE_ARRAY:
         with pytest.raises(TypeError, match="positional argument"):
-            function(X, -1)  # type: ignore[misc]
+            function(X, -1)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no array today"), KeyError("x")])

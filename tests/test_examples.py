@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -16,9 +18,9 @@ def dtype(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def assert_digits(found: object, expected: object, dtype: str) -> None:
+def assert_digits(found: Any, expected: Any, dtype: str) -> None:
     assert np.asarray(found).dtype == dtype
-    np.testing.assert_allclose(found, expected, rtol=DIGITS[dtype], atol=0)  # type: ignore[arg-type]
+    np.testing.assert_allclose(found, expected, rtol=DIGITS[dtype], atol=0)
 
 
 def test_is_distribution(dtype: str) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
+import xentfast
 from cases import DTYPES, FEW_SHAPES, GRADIENT_CASES, REDUCTIONS, Array, Case
 from compare import assert_same_bits
 from layouts import LAYOUTS, Layout
-
-import xentfast
 
 
 def central_differences(case: Case, shape: tuple[int, int], reduction: str) -> Array:

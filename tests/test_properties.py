@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import DTYPES, Array
-from compare import assert_same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import xentfast
+from cases import DTYPES, Array
+from compare import assert_same_bits
 
 settings.register_profile("steady", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("steady")

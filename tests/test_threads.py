@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compare import assert_same_bits
 
 import xentfast
+from compare import assert_same_bits
 
 TIMEOUT = 120  # for a process that hangs; far beyond what one that does not hang takes
 

@@ -84,6 +84,12 @@ def format_columns(rows: Sequence[Sequence[str]], text_columns: int) -> str:
     )
 
 
+def make_console() -> "Console":
+    """Return the console to print to: a file or a pipe is as wide as it needs to be."""
+    width = None if sys.stdout.isatty() else 160
+    return Console(width=width, highlight=False, markup=False)
+
+
 def print_info(rows: Sequence[Sequence[str]]) -> None:
     """Print (name, value) pairs."""
     if not HAS_RICH:
@@ -94,7 +100,7 @@ def print_info(rows: Sequence[Sequence[str]]) -> None:
     table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(name, value)
-    Console(highlight=False, markup=False).print(table)
+    make_console().print(table)
 
 
 def print_bench(title: str, caption: str, rows: Sequence[Sequence[str]]) -> None:
@@ -109,7 +115,7 @@ def print_bench(title: str, caption: str, rows: Sequence[Sequence[str]]) -> None
         grid.add_column(heading, justify="left" if is_text else "right", no_wrap=True)
     for row in rows:
         grid.add_row(*row)
-    console = Console(highlight=False, markup=False)
+    console = make_console()
     console.print(title, "", style="bold", sep="\n")
     console.print(grid)
     console.print("", caption, style="dim", sep="\n")

@@ -33,9 +33,10 @@ def binary_cross_entropy(
 
     Parameters
     ----------
-    logits : array_like, float32 or float64, any shape
+    logits : array_like, floating, any shape
         Logits of the positive class, or with ``from_logits=False`` its probabilities, which are not
-        clipped. Integers and lists are taken as float64.
+        clipped: float16, bfloat16 (of ml_dtypes), float32 or float64; integers and lists are taken
+        as float64.
     labels : array_like of the shape of `logits`
         Floating in [0, 1], or integers or booleans that are 0 or 1.
     from_logits : bool
@@ -49,12 +50,13 @@ def binary_cross_entropy(
     reduction : {"mean", "sum", "none"}
         The mean divides by the sum of the sample weights, their number where there are none.
     out : ndarray, optional
-        Where the result goes: of its shape, and of the dtype of `logits`.
+        Where the result goes: of its shape and dtype.
 
     Returns
     -------
     scalar or ndarray
-        Of the dtype of `logits`, summed in double precision. The mean of no elements is nan.
+        Of the dtype of `logits`, but float32 for 16 bits; summed in double precision. The mean of
+        no elements is nan.
 
     Raises
     ------
@@ -155,7 +157,7 @@ def _evaluate(
     t = _checks.binary_labels_of(labels, x)
     smoothing = _checks.number("label_smoothing", label_smoothing, 0, 1)
     _checks.reduction_of(reduction)
-    shape, dtype = x.shape, x.dtype
+    shape, dtype = x.shape, _checks.computed(x.dtype)
     inputs: tuple[Array, ...] = (t,)
     positive = weights = None
     if pos_weight is not None:
@@ -166,15 +168,14 @@ def _evaluate(
         inputs += (weights,)
     losses = gradient = None
     if wants_gradient:
-        gradient = _checks.output(out, shape, dtype, *inputs, inplace=x)
+        gradient = _checks.output(out, shape, x.dtype, *inputs, inplace=x)
     elif out is not None:
         out = _checks.output(out, shape if reduction == "none" else (), dtype, x, *inputs)
     if reduction == "none" and wants_value:
         losses = _checks.output(None if wants_gradient else out, shape, dtype)
-    views = [None if a is None else _checks.lead(a) for a in (t, positive, weights)]
-    kinds = [0 if a is None else _checks.KINDS[a.dtype] for a in (t, positive, weights)]
-    loss, weight, bad_label, bad_weight = _KERNELS[dtype](
-        _checks.lead(x),
+    views = [None if a is None else _checks.lead(a) for a in (x, t, positive, weights)]
+    kinds = [_checks.kind(a) for a in (x, t, positive, weights)]
+    loss, weight, bad_label, bad_weight = _KERNELS(x.dtype)(
         *(part for pair in zip(views, kinds, strict=True) for part in pair),
         smoothing,
         from_logits,

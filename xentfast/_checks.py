@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
-Real: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
 
 MOST_AXES = 7
@@ -23,14 +22,52 @@ _ROWS = [(None,) * (MOST_AXES - n) + (Ellipsis,) for n in range(MOST_AXES + 1)]
 _LEAD = [(None,) * (MOST_AXES - 1 - n) + (Ellipsis, None) for n in range(MOST_AXES)]
 
 # What the loops call the dtypes: the enum `kind` of src/rows.pxi.
-_NAMES = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")
-KINDS = {np.dtype(name): kind for kind, name in enumerate(_NAMES)}
-_REALS = (np.dtype(np.float32), np.dtype(np.float64))
+_NAMES = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8", "f2")
+_KINDS = {np.dtype(name): kind for kind, name in enumerate(_NAMES)}
+_BFLOAT16_KIND = len(_NAMES)
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+
+# NumPy has no bfloat16 of its own. ml_dtypes' is taken by its name; arrays of other libraries come
+# as 16 bits viewed as this dtype.
+BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
 
 
-def by_dtype(function: Any) -> dict[Any, Callable[..., Any]]:
-    """Return the specialisation of a fused kernel for each real dtype."""
-    return {_REALS[0]: function["float"], _REALS[1]: function["double"]}
+def kind_of(dtype: Any) -> int | None:
+    """Return what the loops call a dtype, None where they cannot read it."""
+    kind = _KINDS.get(dtype)
+    if kind is None and (dtype == BFLOAT16 or dtype.name == "bfloat16"):
+        return _BFLOAT16_KIND
+    return kind
+
+
+def kind(a: Array | None) -> int:
+    """Return what the loops call the dtype of an array that was checked; 0 for None."""
+    return 0 if a is None else kind_of(a.dtype) or 0
+
+
+def computed(dtype: Any) -> np.dtype[Any]:
+    """Return the dtype that one is computed in: float32 for 16 bits."""
+    return _FLOAT64 if dtype == _FLOAT64 else _FLOAT32
+
+
+def epsilon(a: Array) -> float:
+    """Return the distance from 1 to the next number of an array's floating dtype."""
+    if kind_of(a.dtype) == _BFLOAT16_KIND:
+        return 2.0**-7
+    return float(np.finfo(a.dtype).eps)
+
+
+def by_dtype(function: Any) -> Callable[[Any], Callable[..., Any]]:
+    """Return what gives the specialisation of a fused kernel for the dtype stored."""
+    float32, float64, half = (function[name] for name in ("float", "double", "uint16_t"))
+
+    def specialised(dtype: Any) -> Callable[..., Any]:
+        found: Callable[..., Any] = (
+            float32 if dtype == _FLOAT32 else float64 if dtype == _FLOAT64 else half
+        )
+        return found
+
+    return specialised
 
 
 def array(name: str, a: object) -> Array:
@@ -52,20 +89,23 @@ def _native(name: str, a: Array) -> None:
         raise TypeError(f"{name} must have native byte order, got {a.dtype.str}")
 
 
-def real(name: str, a: object) -> Real:
-    """Return a float32 or float64 array; integers become float64."""
+def real(name: str, a: object) -> Array:
+    """Return an array of a floating dtype the kernels have; integers become float64."""
     x = array(name, a)
-    if x.dtype in _REALS:
-        return x
-    if x.dtype.kind in "iu":
-        return x.astype(np.float64)
-    if x.dtype.kind != "f":
-        raise TypeError(f"{name} must have a floating or integer dtype, got {x.dtype}")
-    _native(name, x)
-    raise TypeError(f"{name} must have dtype float32 or float64, got {x.dtype}")
+    kind = kind_of(x.dtype)
+    if kind is None or kind < _KINDS[_FLOAT32]:
+        if x.dtype.kind in "iu":
+            return x.astype(np.float64)
+        if x.dtype.kind != "f":
+            raise TypeError(f"{name} must have a floating or integer dtype, got {x.dtype}")
+        _native(name, x)
+        raise TypeError(
+            f"{name} must have dtype float16, bfloat16, float32 or float64, got {x.dtype}"
+        )
+    return x
 
 
-def rows_of_classes(name: str, a: object, axis: int) -> tuple[Real, int]:
+def rows_of_classes(name: str, a: object, axis: int) -> tuple[Array, int]:
     """Return a real array with at least one class, and its class axis, not negative."""
     x = real(name, a)
     n = x.ndim
@@ -83,17 +123,22 @@ def rows_of_classes(name: str, a: object, axis: int) -> tuple[Real, int]:
     return x, at
 
 
+def _stored(a: Array) -> Array:
+    """View 16-bit floating numbers as uint16, as the buffers of the kernels have them."""
+    return a.view(np.uint16) if a.itemsize == 2 and a.dtype.kind not in "iu" else a
+
+
 def rows(a: Array, axis: int) -> Array:
     """View `a` with seven axes, `axis` last."""
     n = a.ndim
     if axis != n - 1:
         a = a.transpose((*range(axis), *range(axis + 1, n), axis))
-    return a[_ROWS[n]]
+    return _stored(a[_ROWS[n]])
 
 
 def lead(a: Array) -> Array:
     """View `a`, which has no class axis, with seven axes, the last of length 1."""
-    return a[_LEAD[a.ndim]]
+    return _stored(a[_LEAD[a.ndim]])
 
 
 def lead_shape(x: Array, axis: int) -> tuple[int, ...]:
@@ -105,6 +150,8 @@ def labels_of(labels: object, x: Array, axis: int) -> tuple[Array, bool]:
     """Return the labels, and whether they are dense: distributions of the logits' shape."""
     y = array("labels", labels)
     kind, shape = y.dtype.kind, lead_shape(x, axis)
+    if kind == "V" and kind_of(y.dtype) is not None:
+        kind = "f"
     if kind in "iu":
         if y.shape != shape:
             raise ValueError(f"labels must have shape {shape} or {x.shape}, got {y.shape}")
@@ -117,8 +164,8 @@ def labels_of(labels: object, x: Array, axis: int) -> tuple[Array, bool]:
     else:
         raise TypeError(f"labels must have an integer or floating dtype, got {y.dtype}")
     _native("labels", y)
-    if y.dtype not in KINDS:
-        raise TypeError(f"labels must have dtype float32 or float64, got {y.dtype}")
+    if kind_of(y.dtype) is None:
+        raise TypeError(f"labels must have at most 64 bits, got {y.dtype}")
     return y, kind == "f"
 
 
@@ -130,7 +177,7 @@ def weight_of(name: str, weight: object, shape: tuple[int, ...]) -> Array:
     _native(name, w)
     if w.dtype == np.bool_:
         w = w.view(np.uint8)
-    elif w.dtype not in KINDS:
+    elif kind_of(w.dtype) is None:
         w = w.astype(np.float64)
     if w.ndim and w.shape != shape:
         raise ValueError(f"{name} must have shape {shape} or be a scalar, got {w.shape}")
@@ -145,7 +192,7 @@ def class_weight_of(weight: object, x: Array, axis: int) -> Array:
     if w.shape != (x.shape[axis],):
         raise ValueError(f"class_weight must have shape {(x.shape[axis],)}, got {w.shape}")
     bounded("class_weight", w)
-    return np.ascontiguousarray(w, x.dtype)
+    return np.ascontiguousarray(w, computed(x.dtype))
 
 
 def bounded(name: str, w: Array) -> None:
@@ -173,6 +220,8 @@ def fail_label(y: Array, classes: int, ignore_index: int | None) -> None:
 
 def fail_binary_label(t: Array) -> None:
     """Raise for the first binary label outside [0, 1]."""
+    if t.dtype == BFLOAT16:
+        raise ValueError("labels must be in [0, 1], got others in bfloat16")
     found = np.argwhere(~((t >= 0) & (t <= 1)))
     rule = "in [0, 1]" if t.dtype.kind == "f" else "0 or 1"
     where = f" at {_position(found[0])}" if t.ndim else ""
@@ -261,7 +310,7 @@ def reduced(loss: float, weight: float, reduction: Reduction) -> float:
     return loss / weight if weight else math.nan
 
 
-def elements(name: str, a: object) -> Real:
+def elements(name: str, a: object) -> Array:
     """Return a real array for a loss that has no class axis."""
     x = real(name, a)
     if x.ndim >= MOST_AXES:
@@ -272,15 +321,15 @@ def elements(name: str, a: object) -> Real:
 def binary_labels_of(labels: object, x: Array) -> Array:
     """Return binary labels; their values are checked where they are read."""
     t = array("labels", labels)
-    if t.dtype.kind not in "biuf":
+    if t.dtype.kind not in "biuf" and kind_of(t.dtype) is None:
         raise TypeError(f"labels must have a floating, integer or boolean dtype, got {t.dtype}")
     if t.shape != x.shape:
         raise ValueError(f"labels must have shape {x.shape}, got {t.shape}")
     _native("labels", t)
     if t.dtype == np.bool_:
         return t.view(np.uint8)
-    if t.dtype not in KINDS:
-        raise TypeError(f"labels must have dtype float32 or float64, got {t.dtype}")
+    if kind_of(t.dtype) is None:
+        raise TypeError(f"labels must have at most 64 bits, got {t.dtype}")
     return t
 
 

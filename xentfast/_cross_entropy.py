@@ -37,9 +37,10 @@ def cross_entropy(
 
     Parameters
     ----------
-    logits : array_like, float32 or float64, any shape with K >= 1 classes along `axis`
-        Unnormalised log-probabilities, or with ``from_logits=False`` probabilities. Integers and
-        lists are taken as float64. ``-inf`` is a class of probability 0.
+    logits : array_like, floating, any shape with K >= 1 classes along `axis`
+        Unnormalised log-probabilities, or with ``from_logits=False`` probabilities: float16,
+        bfloat16 (of ml_dtypes), float32 or float64; integers and lists are taken as float64.
+        ``-inf`` is a class of probability 0.
     labels : array_like
         Class indices in [0, K), of any integer dtype, with the shape of `logits` without `axis`; or
         distributions, of a floating dtype and the shape of `logits`, which need not sum to 1.
@@ -61,13 +62,13 @@ def cross_entropy(
         The mean divides by the sum of the weights of the rows that count: sample weight times, for
         class indices, the class weight of the label. "none": one loss for each row.
     out : ndarray, optional
-        Where the result goes: of its shape, and of the dtype of `logits`.
+        Where the result goes: of its shape and dtype.
 
     Returns
     -------
     scalar or ndarray
-        Of the dtype of `logits`, summed in double precision. The mean of no rows, or where all
-        weights are 0, is nan.
+        Of the dtype of `logits`, but float32 for 16 bits; summed in double precision. The mean of
+        no rows, or where all weights are 0, is nan.
 
     Raises
     ------
@@ -187,7 +188,7 @@ def _evaluate(
     _checks.reduction_of(reduction)
     if zeta and not from_logits:
         raise ValueError(f"z_loss must be 0 where from_logits is False, got {z_loss}")
-    shape, dtype = _checks.lead_shape(x, at), x.dtype
+    shape, dtype = _checks.lead_shape(x, at), _checks.computed(x.dtype)
     inputs: tuple[Array, ...] = (y,)
     weights = by_class = None
     if sample_weight is not None:
@@ -198,19 +199,20 @@ def _evaluate(
         inputs += (by_class,)
     losses = gradient = None
     if wants_gradient:
-        gradient = _checks.output(out, x.shape, dtype, *inputs, inplace=x)
+        gradient = _checks.output(out, x.shape, x.dtype, *inputs, inplace=x)
     elif out is not None:
         out = _checks.output(out, shape if reduction == "none" else (), dtype, x, *inputs)
     if reduction == "none" and wants_value:
         losses = _checks.output(None if wants_gradient else out, shape, dtype)
-    loss, weight, bad_label, bad_weight = _KERNELS[dtype](
+    loss, weight, bad_label, bad_weight = _KERNELS(x.dtype)(
         _checks.rows(x, at),
+        _checks.kind(x),
         _checks.rows(y, at) if dense else _checks.lead(y),
-        _checks.KINDS[y.dtype],
+        _checks.kind(y),
         dense,
-        by_class,
+        None if by_class is None else _checks.rows(by_class, 0),
         None if weights is None else _checks.lead(weights),
-        0 if weights is None else _checks.KINDS[weights.dtype],
+        _checks.kind(weights),
         skip if skip is None or skip < 2**63 else skip - 2**64,
         smoothing,
         zeta,

@@ -10,8 +10,10 @@ import numpy.typing as npt
 
 from xentfast import _checks, _kernels
 
-_DIVERGENCE = _checks.by_dtype(_kernels.divergence)
-_IS_DISTRIBUTION = _checks.by_dtype(_kernels.is_distribution)
+_DIVERGENCE = {
+    np.dtype(np.float32): _kernels.divergence["float"],
+    np.dtype(np.float64): _kernels.divergence["double"],
+}
 _ENTROPY, _KL, _JS = range(3)
 
 
@@ -22,7 +24,7 @@ def entropy(
 
     Parameters
     ----------
-    p : array_like, float32 or float64, any shape
+    p : array_like, floating, any shape
         Probabilities along `axis`, taken as they are unless `normalize`. Integers and lists are
         taken as float64.
     axis : int
@@ -35,7 +37,8 @@ def entropy(
     Returns
     -------
     scalar or ndarray
-        Of the dtype of `p` and its shape without `axis`; nan where a row holds a negative number.
+        Of the dtype of `p`, float32 for 16 bits, and its shape without `axis`; nan where a row
+        holds a negative number.
 
     Raises
     ------
@@ -50,7 +53,7 @@ def entropy(
     it, so that the small entropy of a nearly certain row keeps its digits.
     """
     x, at = _checks.rows_of_classes("p", p, axis)
-    return _divergence(_ENTROPY, x, None, at, x.dtype, base, normalize)
+    return _divergence(_ENTROPY, x, None, at, _checks.computed(x.dtype), base, normalize)
 
 
 def kl_divergence(
@@ -67,7 +70,7 @@ def kl_divergence(
 
     Parameters
     ----------
-    p, q : array_like, float32 or float64, of shapes that broadcast
+    p, q : array_like, floating, of shapes that broadcast
         Probabilities along `axis`, taken as they are unless `normalize`.
     axis, base, normalize
         As of `entropy`.
@@ -75,7 +78,7 @@ def kl_divergence(
     Returns
     -------
     scalar or ndarray
-        Of the common dtype, and the common shape without `axis`.
+        Of the common dtype, float32 for 16 bits, and the common shape without `axis`.
 
     Raises
     ------
@@ -99,7 +102,7 @@ def js_divergence(
 
     Parameters
     ----------
-    p, q : array_like, float32 or float64, of shapes that broadcast
+    p, q : array_like, floating, of shapes that broadcast
         Probabilities along `axis`, taken as they are unless `normalize`.
     axis, base, normalize
         As of `entropy`.
@@ -107,7 +110,7 @@ def js_divergence(
     Returns
     -------
     scalar or ndarray
-        Of the common dtype, and the common shape without `axis`.
+        Of the common dtype, float32 for 16 bits, and the common shape without `axis`.
 
     Raises
     ------
@@ -122,7 +125,7 @@ def is_distribution(p: npt.ArrayLike, *, axis: int = -1, atol: float | None = No
 
     Parameters
     ----------
-    p : array_like, float32 or float64, any shape
+    p : array_like, floating, any shape
         Numbers along `axis`. Integers and lists are taken as float64.
     axis : int
         The axis of a distribution.
@@ -141,10 +144,12 @@ def is_distribution(p: npt.ArrayLike, *, axis: int = -1, atol: float | None = No
     """
     x, at = _checks.rows_of_classes("p", p, axis)
     if atol is None:
-        atol = math.sqrt(float(np.finfo(x.dtype).eps))
+        atol = math.sqrt(_checks.epsilon(x))
     tolerance = _checks.number("atol", atol, 0, math.inf)
     out = np.empty(_checks.lead_shape(x, at), np.bool_)
-    _IS_DISTRIBUTION[x.dtype](_checks.rows(x, at), _checks.lead(out.view(np.uint8)), tolerance)
+    view = _checks.rows(x, at)
+    place = _checks.lead(out.view(np.uint8))
+    _kernels.is_distribution(view, _checks.kind(x), place, view.shape, tolerance)
     return out if out.ndim else bool(out[()])
 
 
@@ -165,7 +170,8 @@ def _between(
                 f"q must have a shape that broadcasts with p's {x.shape}, got {y.shape}"
             ) from None
     x, at = _checks.rows_of_classes("p", x, axis)
-    return _divergence(what, x, y, at, np.result_type(x, y), base, normalize)
+    dtype = np.result_type(_checks.computed(x.dtype), _checks.computed(y.dtype))
+    return _divergence(what, x, y, at, dtype, base, normalize)
 
 
 def _divergence(
@@ -183,9 +189,9 @@ def _divergence(
     _DIVERGENCE[dtype](
         what,
         view,
-        _checks.KINDS[p.dtype],
+        _checks.kind(p),
         None if q is None else _checks.rows(q, axis),
-        0 if q is None else _checks.KINDS[q.dtype],
+        _checks.kind(q),
         _checks.lead(out),
         view.shape,
         normalize,

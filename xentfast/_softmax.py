@@ -19,16 +19,17 @@ def logsumexp(x: npt.ArrayLike, *, axis: int = -1) -> Any:
 
     Parameters
     ----------
-    x : array_like, float32 or float64, any shape
-        Logits along `axis`. Integers and lists are taken as float64.
+    x : array_like, floating, any shape
+        Logits along `axis`: float16, bfloat16 (of ml_dtypes), float32 or float64; integers and
+        lists are taken as float64.
     axis : int
         The class axis.
 
     Returns
     -------
     scalar or ndarray
-        Of the dtype of `x` and its shape without `axis`: +inf where a row holds it, -inf where it
-        holds nothing else, nan where it holds nan.
+        Of the dtype of `x`, float32 for 16 bits, and its shape without `axis`: +inf where a row
+        holds it, -inf where it holds nothing else, nan where it holds nan.
 
     Raises
     ------
@@ -43,8 +44,8 @@ def logsumexp(x: npt.ArrayLike, *, axis: int = -1) -> Any:
     that is 1.
     """
     a, at = _checks.rows_of_classes("x", x, axis)
-    out = np.empty(_checks.lead_shape(a, at), a.dtype)
-    _KERNELS[a.dtype](_checks.rows(a, at), _checks.lead(out), _LOGSUMEXP)
+    out = np.empty(_checks.lead_shape(a, at), _checks.computed(a.dtype))
+    _KERNELS(a.dtype)(_checks.rows(a, at), _checks.kind(a), _checks.lead(out), _LOGSUMEXP)
     return out if out.ndim else out[()]
 
 
@@ -53,8 +54,9 @@ def softmax(x: npt.ArrayLike, *, axis: int = -1, out: Array | None = None) -> Ar
 
     Parameters
     ----------
-    x : array_like, float32 or float64, any shape
-        Logits along `axis`. Integers and lists are taken as float64.
+    x : array_like, floating, any shape
+        Logits along `axis`: float16, bfloat16 (of ml_dtypes), float32 or float64; integers and
+        lists are taken as float64.
     axis : int
         The class axis.
     out : ndarray, optional
@@ -78,8 +80,9 @@ def log_softmax(x: npt.ArrayLike, *, axis: int = -1, out: Array | None = None) -
 
     Parameters
     ----------
-    x : array_like, float32 or float64, any shape
-        Logits along `axis`. Integers and lists are taken as float64.
+    x : array_like, floating, any shape
+        Logits along `axis`: float16, bfloat16 (of ml_dtypes), float32 or float64; integers and
+        lists are taken as float64.
     axis : int
         The class axis.
     out : ndarray, optional
@@ -105,5 +108,5 @@ def log_softmax(x: npt.ArrayLike, *, axis: int = -1, out: Array | None = None) -
 def _write(what: int, x: npt.ArrayLike, axis: int, out: Array | None) -> Array:
     a, at = _checks.rows_of_classes("x", x, axis)
     result = _checks.output(out, a.shape, a.dtype, inplace=a)
-    _KERNELS[a.dtype](_checks.rows(a, at), _checks.rows(result, at), what)
+    _KERNELS(a.dtype)(_checks.rows(a, at), _checks.kind(a), _checks.rows(result, at), what)
     return result
