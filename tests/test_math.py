@@ -112,3 +112,16 @@ def test_exp_is_zero_below_the_least_normal_number(dtype: type, isa: str) -> Non
     y = evaluate(0, x)
     assert (y[x < cut * 1.00001] == 0).all()
     assert (y[x > cut * 0.99999] > 0).all()
+
+
+def test_the_chosen_instruction_set_is_the_one_that_computes(isa: str) -> None:
+    """Without fused multiply-add some last bits differ: the baseline can be told from all others."""
+    if isa == "base" or "base" not in _kernels.available_isas():
+        pytest.skip("needs a set with fused multiply-add beside the baseline")
+    for dtype in (f32, f64):
+        x = -np.linspace(0, 80, 10_001).astype(dtype)
+        fused = evaluate(0, x)
+        _kernels.set_isa("base")
+        assert (evaluate(0, x) != fused).any()
+        _kernels.set_isa(isa)
+        np.testing.assert_array_equal(evaluate(0, x), fused)
