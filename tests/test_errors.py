@@ -89,11 +89,11 @@ def test_what_is_not_numbers_is_refused(x: Any, dtype: str) -> None:
             divergence(P, x)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "longdouble"])
-def test_other_floating_dtypes_are_refused(dtype: str) -> None:
-    if np.dtype(dtype) == np.float64:
+def test_long_double_is_refused() -> None:
+    dtype = np.dtype(np.longdouble)
+    if dtype == np.float64:
         pytest.skip("long double is float64 here")
-    rule = f"must have dtype float32 or float64, got {np.dtype(dtype)}"
+    rule = f"must have dtype float16, bfloat16, float32 or float64, got {dtype}"
     refuse_cross_entropy(TypeError, f"logits {rule}", X.astype(dtype))
     refuse_cross_entropy(TypeError, f"labels {rule}", labels=P.astype(dtype))
     refuse_binary(TypeError, f"logits {rule}", X.astype(dtype))

@@ -115,7 +115,7 @@ def test_exp_is_zero_below_the_least_normal_number(dtype: type, isa: str) -> Non
 
 
 def test_the_chosen_instruction_set_is_the_one_that_computes(isa: str) -> None:
-    """Without fused multiply-add some last bits differ: the baseline can be told from all others."""
+    """Without fused multiply-add some last bits differ: the baseline is not like the others."""
     if isa == "base" or "base" not in _kernels.available_isas():
         pytest.skip("needs a set with fused multiply-add beside the baseline")
     for dtype in (f32, f64):

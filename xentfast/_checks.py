@@ -25,6 +25,7 @@ _LEAD = [(None,) * (MOST_AXES - 1 - n) + (Ellipsis, None) for n in range(MOST_AX
 _NAMES = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8", "f2")
 _KINDS = {np.dtype(name): kind for kind, name in enumerate(_NAMES)}
 _BFLOAT16_KIND = len(_NAMES)
+_FLOATING = "must have dtype float16, bfloat16, float32 or float64"
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 # NumPy has no bfloat16 of its own. ml_dtypes' is taken by its name; arrays of other libraries come
@@ -99,9 +100,7 @@ def real(name: str, a: object) -> Array:
         if x.dtype.kind != "f":
             raise TypeError(f"{name} must have a floating or integer dtype, got {x.dtype}")
         _native(name, x)
-        raise TypeError(
-            f"{name} must have dtype float16, bfloat16, float32 or float64, got {x.dtype}"
-        )
+        raise TypeError(f"{name} {_FLOATING}, got {x.dtype}")
     return x
 
 
@@ -165,7 +164,7 @@ def labels_of(labels: object, x: Array, axis: int) -> tuple[Array, bool]:
         raise TypeError(f"labels must have an integer or floating dtype, got {y.dtype}")
     _native("labels", y)
     if kind_of(y.dtype) is None:
-        raise TypeError(f"labels must have at most 64 bits, got {y.dtype}")
+        raise TypeError(f"labels {_FLOATING}, got {y.dtype}")
     return y, kind == "f"
 
 
@@ -329,7 +328,7 @@ def binary_labels_of(labels: object, x: Array) -> Array:
     if t.dtype == np.bool_:
         return t.view(np.uint8)
     if kind_of(t.dtype) is None:
-        raise TypeError(f"labels must have at most 64 bits, got {t.dtype}")
+        raise TypeError(f"labels {_FLOATING}, got {t.dtype}")
     return t
 
 
