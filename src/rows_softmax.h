@@ -2,15 +2,15 @@
 
    Of a row x with d_j = x_j - m:  s' = sum exp(d_j) without the maximum's own term,  T = sum t_j,
    D = -sum t_j d_j  give  loss = T log1p(s') + D + zeta lse^2  with  lse = m + log1p(s')  and
-   g_j = ((T + 2 zeta lse) exp(d_j) - t_j - t_j s') / (1 + s'),  in which nothing cancels where a
-   confident row makes exp(d_j) = 1.
+   g_j = (T exp(d_j) - t_j - t_j s' + 2 zeta lse exp(d_j)) / (1 + s'),  in which nothing cancels where
+   a confident row makes exp(d_j) = 1.
 
    The maximum is that of the segments so far: a segment that raises it holds out all terms equal to
    it, and the sum before is rescaled. Rows of one block stay in the compute type, those of several
    are summed in double. */
 
 /* What a panel keeps of each row between its passes, each a vector over the rows. */
-enum { LABEL_LOGIT, MAXIMUM, SUM, MASS, DOT, LOG, FRONT, INVERSE, SCALE, OWN_GRADIENT };
+enum { LABEL_LOGIT, MAXIMUM, SUM, MASS, DOT, LOG, ZETA, INVERSE, SCALE, OWN_GRADIENT };
 static inline real *state(xf_panel *p, int which) { return (real *)p->state[which]; }
 
 #define SEGMENT \
@@ -364,10 +364,10 @@ static inline void finish(const xf_target *t, xf_panel *p)
         mass = v_add(v_load(state(p, MASS)), label);
         dot = v_add(v_load(state(p, DOT)), dot);
     }
-    vec loss = v_fma(mass, log, dot), front = mass;
+    vec loss = v_fma(mass, log, dot), pull = v_zero();
     if (p->z_loss != 0) {
         loss = v_fma(v_mul(zeta, lse), lse, loss);
-        front = v_fma(v_add(zeta, zeta), lse, mass);
+        pull = v_mul(v_add(zeta, zeta), lse);
     }
     real value[LANES];
     const vec by = v_load(weight);
@@ -378,11 +378,13 @@ static inline void finish(const xf_target *t, xf_panel *p)
         return;
     const vec s = v_load(state(p, SUM)), taken = v_load(share);
     vec inverse = v_div(v_load(scaled), v_add(v_set1(1), s));
-    vec g = v_fma(front, v_exp(v_sub(x, m)), v_neg(taken));
-    v_store(state(p, OWN_GRADIENT), v_mul(v_fma(v_neg(taken), s, g), inverse));
-    v_store(state(p, FRONT), front);
+    vec e = v_exp(v_sub(x, m)), g = v_fma(mass, e, v_neg(taken));
+    g = v_fma(pull, e, v_fma(v_neg(taken), s, g));
+    v_store(state(p, OWN_GRADIENT), v_mul(g, inverse));
+    v_store(state(p, MASS), mass);
+    v_store(state(p, ZETA), pull);
     v_store(state(p, INVERSE), inverse);
-    v_store(state(p, SCALE), v_mul(front, inverse));
+    v_store(state(p, SCALE), v_mul(v_add(mass, pull), inverse));
 }
 
 static void softmax_loss(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out)
@@ -402,19 +404,19 @@ static void softmax_loss(const xf_rows *x, const xf_target *t, xf_panel *p, cons
 
 /* The factors of a gradient: of one row in every lane, or of a row in each. */
 typedef struct {
-    vec maximum, sum, front, inverse, scale, log;
+    vec maximum, sum, mass, zeta, inverse, scale, log;
 } factors;
 
+#define FACTORS(f) {f(MAXIMUM), f(SUM), f(MASS), f(ZETA), f(INVERSE), f(SCALE), f(LOG)}
 static inline factors row_factors(xf_panel *p, int i)
 {
-    return (factors){v_set1(state(p, MAXIMUM)[i]), v_set1(state(p, SUM)[i]),
-                     v_set1(state(p, FRONT)[i]),   v_set1(state(p, INVERSE)[i]),
-                     v_set1(state(p, SCALE)[i]),   v_set1(state(p, LOG)[i])};
+#define ALL_LANES(which) v_set1(state(p, which)[i])
+    return (factors)FACTORS(ALL_LANES);
 }
 static inline factors tile_factors(xf_panel *p)
 {
-    return (factors){v_load(state(p, MAXIMUM)), v_load(state(p, SUM)),   v_load(state(p, FRONT)),
-                     v_load(state(p, INVERSE)), v_load(state(p, SCALE)), v_load(state(p, LOG))};
+#define EACH_LANE(which) v_load(state(p, which))
+    return (factors)FACTORS(EACH_LANE);
 }
 
 /* What is written of a row: e exp(d), x the logit, t the target. */
@@ -427,7 +429,8 @@ INLINE vec written(writing what, bool kept, vec x, vec t, const factors *f)
     vec e = kept ? x : v_exp(v_sub(x, f->maximum));
     if (what == WRITE_SCALED)
         return v_mul(e, f->scale);
-    return v_mul(v_fma(v_neg(t), f->sum, v_fma(f->front, e, v_neg(t))), f->inverse);
+    vec g = v_fma(v_neg(t), f->sum, v_fma(f->mass, e, v_neg(t)));
+    return v_mul(v_fma(f->zeta, e, g), f->inverse);
 }
 
 INLINE void write_row(writing what, bool kept, const real *x, const real *t, ptrdiff_t n,

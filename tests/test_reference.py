@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import xentfast
-from cases import CASES, SHAPES, Case
+from cases import CASES, SHAPES, Array, Case
 from compare import assert_close, outputs
 from oracle import HAS_WIDER, expect, scales_of
 from xentfast import reference
@@ -52,6 +52,20 @@ def test_confident_rows(logits: list[int], loss: float) -> None:
     value, gradient = reference.cross_entropy_value_and_grad(logits, 0)
     assert value == pytest.approx(loss, rel=1e-15, abs=0)
     np.testing.assert_allclose(gradient, [-loss, loss / 2, loss / 2], rtol=2e-8)
+
+
+@pytest.mark.parametrize(
+    ("labels", "ignore_index"),
+    [
+        (np.array([0, 1], np.uint8), -100),
+        (np.array([0, 1], np.uint8), 256),
+        (np.array([0, 1], np.uint64), -1),
+        (np.array([0, 1], np.int64), 2**64),
+    ],
+)
+def test_an_ignore_index_beyond_the_dtype_matches_nothing(labels: Array, ignore_index: int) -> None:
+    found = reference.cross_entropy([[1, 2], [3, 5]], labels, ignore_index=ignore_index)
+    assert found == reference.cross_entropy([[1, 2], [3, 5]], [0, 1])
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.gradient], ids=str)

@@ -353,6 +353,23 @@ def test_weights_of_zero(dtype: str, isa: str) -> None:
         np.testing.assert_array_equal(gradient, np.zeros((2, 2)))
 
 
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"class_weight": [0, 1], "label_smoothing": 0.5},
+        {"class_weight": [0, 1], "z_loss": 0.5},
+        {"sample_weight": [0, 0]},
+    ],
+)
+def test_the_mean_of_what_weighs_nothing_has_no_gradient(
+    kwargs: dict[str, Any], dtype: str, isa: str
+) -> None:
+    """Whatever the rows' own gradients would be, those of other classes or of nan among them."""
+    value, gradient = both([[1, 2], [NAN, 0]], [0, 0], dtype, reduction="mean", **kwargs)
+    assert np.isnan(value)
+    np.testing.assert_array_equal(gradient, np.zeros((2, 2)))
+
+
 def test_a_weight_of_zero_is_arithmetic(dtype: str, isa: str) -> None:
     """Only an ignored row is 0 whatever it holds: 0 nan and 0 inf are nan."""
     loss, gradient = both([[NAN, 1], [0, -INF], [0, 0]], [0, 1, 1], dtype, sample_weight=[0, 0, 1])
@@ -372,6 +389,11 @@ def test_binary_weights_of_zero(dtype: str, isa: str) -> None:
     value, gradient = xentfast.binary_cross_entropy_value_and_grad(x, [1, 1, 1], sample_weight=0)
     assert np.isnan(value)
     np.testing.assert_array_equal(gradient, [0, 0, 0])
+    value, gradient = xentfast.binary_cross_entropy_value_and_grad(
+        [NAN, 1], [1, 1], sample_weight=0
+    )
+    assert np.isnan(value)
+    np.testing.assert_array_equal(gradient, [0, 0])
     value, gradient = xentfast.binary_cross_entropy_value_and_grad(
         x, [1, 1, 1], pos_weight=0, reduction="none"
     )

@@ -6,6 +6,13 @@ distributions) and `binary_cross_entropy`. Beside them `entropy`, `kl_divergence
 functions in plain NumPy.
 """
 
+import importlib.util
+
+if importlib.util.find_spec("xentfast._kernels") is None:
+    raise ImportError(
+        f"not compiled in {__path__[0]}: install xentfast, or run python elsewhere or with -P"
+    )
+
 from xentfast._binary import (
     binary_cross_entropy,
     binary_cross_entropy_grad,

@@ -188,6 +188,7 @@ def class_weight_of(weight: object, x: Array, axis: int) -> Array:
     w = array("class_weight", weight)
     if w.dtype.kind not in "iuf":
         raise TypeError(f"class_weight must have a real dtype, got {w.dtype}")
+    _native("class_weight", w)
     if w.shape != (x.shape[axis],):
         raise ValueError(f"class_weight must have shape {(x.shape[axis],)}, got {w.shape}")
     bounded("class_weight", w)
