@@ -13,10 +13,12 @@
 enum { LABEL_LOGIT, MAXIMUM, SUM, MASS, DOT, LOG, ZETA, INVERSE, SCALE, OWN_GRADIENT };
 static inline real *state(xf_panel *p, int which) { return (real *)p->state[which]; }
 
-#define SEGMENT \
-    (8 * BLOCK) /* classes read for their maximum before they are summed: half of an L1 */
-#define TILES (2 * BLOCK * XF_PANEL) /* elements that the tiles of a panel hold */
-#define TILE_CLASSES 64 /* up to here a panel is faster with its lanes across the rows */
+/* Classes that are read for their maximum before they are summed: 16 kB, half of an L1 cache. */
+#define SEGMENT (8 * BLOCK)
+/* Elements that the tiles of a panel hold. */
+#define TILES (2 * BLOCK * XF_PANEL)
+/* Up to so many classes a panel is faster with its lanes across the rows. */
+#define TILE_CLASSES 64
 
 /* The sums of one row over its blocks so far. */
 typedef struct {
