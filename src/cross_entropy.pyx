@@ -129,6 +129,44 @@ cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
     job.weight_sums[chunk] = (weight_sum[0] + weight_sum[2]) + (weight_sum[1] + weight_sum[3])
 
 
+cdef int run_cross_entropy(CrossEntropy *job, bint mean, double *loss,
+                           double *weight) except -1 nogil:
+    """The sum of the losses and of what the rows count; the job's arrays and options are set."""
+    cdef double one[2]
+    cdef double *sums = one
+    cdef ptrdiff_t chunks
+    cdef int threads
+    job.gradient_scale = 1
+    job.bad_label = job.bad_weight = False
+    job.chunk = rows_of_chunk(job.rows, job.classes)
+    job.panel = panel_rows(job.kernels, job.classes, job.wants_gradient
+                           and job.x.step == size_of(job.x.kind) == job.gradient.step)
+    chunks = (job.rows + job.chunk - 1) // job.chunk
+    threads = threads_for(job.rows, job.classes)
+    if chunks > 1:
+        sums = <double *> malloc(2 * chunks * sizeof(double))
+        if not sums:
+            raise MemoryError("no memory for the sums of the chunks")
+    job.loss_sums = sums
+    job.weight_sums = sums + chunks
+    job.counting = mean and job.wants_gradient
+    if job.counting:
+        if job.ignores or job.class_weight.data or job.weights.data:
+            xf_pool_run(cross_entropy_chunk, job, chunks, threads)
+            weight[0] = tree(job.weight_sums, chunks)
+        else:
+            weight[0] = <double> job.rows
+        job.gradient_scale = 1 / weight[0] if weight[0] > 0 else 0
+        job.counting = False
+    if not (job.bad_label or job.bad_weight):
+        xf_pool_run(cross_entropy_chunk, job, chunks, threads)
+    loss[0] = tree(job.loss_sums, chunks)
+    weight[0] = tree(job.weight_sums, chunks)
+    if chunks > 1:
+        free(sums)
+    return 0
+
+
 def cross_entropy(const storage[:, :, :, :, :, :, :] x, int kind_, labels, int label_kind,
                   bint dense, class_weight, weights, int weight_kind, ignore_index,
                   double label_smoothing, double z_loss, bint from_logits, bint mean, losses,
@@ -141,9 +179,8 @@ def cross_entropy(const storage[:, :, :, :, :, :, :] x, int kind_, labels, int l
     """
     cdef CrossEntropy job
     cdef Strided *arrays[5]
-    cdef ptrdiff_t chunks
-    cdef int threads, i
-    cdef double loss, weight = 1
+    cdef int i
+    cdef double loss, weight
     arrays[:] = [&job.x, &job.labels, &job.weights, &job.losses, &job.gradient]
     job.kernels = xf_isa_kernels(type_of(computed(kind_)))
     job.rows = 1
@@ -168,30 +205,86 @@ def cross_entropy(const storage[:, :, :, :, :, :, :] x, int kind_, labels, int l
     job.ignored = ignore_index if job.ignores else 0
     job.label_smoothing = label_smoothing
     job.z_loss = z_loss
-    job.gradient_scale = 1
-    job.bad_label = job.bad_weight = False
-    job.chunk = rows_of_chunk(job.rows, job.classes)
-    job.panel = panel_rows(job.kernels, job.classes, job.wants_gradient
-                           and job.x.step == size_of(job.x.kind) == job.gradient.step)
-    chunks = (job.rows + job.chunk - 1) // job.chunk
-    threads = threads_for(job.rows, job.classes)
-    job.loss_sums = <double *> malloc(2 * chunks * sizeof(double))
-    if not job.loss_sums:
-        raise MemoryError("no memory for the sums of the chunks")
-    job.weight_sums = job.loss_sums + chunks
     with nogil:
-        job.counting = mean and job.wants_gradient
-        if job.counting:
-            if job.ignores or job.class_weight.data or job.weights.data:
-                xf_pool_run(cross_entropy_chunk, &job, chunks, threads)
-                weight = tree(job.weight_sums, chunks)
-            else:
-                weight = <double> job.rows
-            job.gradient_scale = 1 / weight if weight > 0 else 0
-            job.counting = False
-        if not (job.bad_label or job.bad_weight):
-            xf_pool_run(cross_entropy_chunk, &job, chunks, threads)
-        loss = tree(job.loss_sums, chunks)
-        weight = tree(job.weight_sums, chunks)
-        free(job.loss_sums)
+        run_cross_entropy(&job, mean, &loss, &weight)
     return loss, weight, job.bad_label != 0, job.bad_weight != 0
+
+
+cdef bint lay_plain(Py_buffer *view, int axes, const char *formats, int first,
+                    Strided *s) noexcept:
+    """Describes contiguous rows of one of the formats, the kinds from `first` on, or says no."""
+    cdef int i = 0
+    if view.ndim != axes or view.format[0] == 0 or view.format[1] != 0:
+        return False
+    while formats[i] != view.format[0]:
+        if formats[i] == 0:
+            return False
+        i += 1
+    s.data = <char *> view.buf
+    s.kind = first + i
+    s.step = view.itemsize if axes == 2 else 0
+    s.stride[0] = view.strides[0]
+    return True
+
+
+cdef inline bint apart(const Py_buffer *a, const Py_buffer *b) noexcept:
+    return (<char *> a.buf + a.len <= <char *> b.buf or <char *> b.buf + b.len <= <char *> a.buf)
+
+
+def plain_cross_entropy(x, labels, bint mean, gradient):
+    """The call that small batches are trained with, without what general arrays cost.
+
+    x: ndarray (rows, classes), float32 or float64; labels: ndarray (rows,) of int32 or int64;
+    gradient: None or an ndarray like x, or x itself; all contiguous and, where written, apart.
+    Return the sum or the mean of the losses, or None where anything is not just so, or wrong.
+    """
+    cdef CrossEntropy job
+    cdef Py_buffer views[3]
+    cdef int i, held = 0
+    cdef bint fits
+    cdef double loss, weight
+    try:
+        PyObject_GetBuffer(x, &views[0], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+        held = 1
+        PyObject_GetBuffer(labels, &views[1], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+        held = 2
+        if gradient is not None:
+            PyObject_GetBuffer(gradient, &views[2],
+                               PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
+            held = 3
+        fits = lay_plain(&views[0], 2, b"fd", F32, &job.x) and (
+            lay_plain(&views[1], 1, b"il", I32, &job.labels)
+            or lay_plain(&views[1], 1, b"q", I64, &job.labels))
+        fits = fits and (
+            views[1].shape[0] == views[0].shape[0] > 0 and views[0].shape[1] > 0
+            and views[1].itemsize == (4 if job.labels.kind == I32 else 8))
+        job.wants_gradient = gradient is not None
+        job.gradient.data = NULL
+        job.gradient.step = 0
+        if fits and job.wants_gradient:
+            fits = (lay_plain(&views[2], 2, b"fd", F32, &job.gradient)
+                    and job.gradient.kind == job.x.kind
+                    and views[2].shape[0] == views[0].shape[0]
+                    and views[2].shape[1] == views[0].shape[1]
+                    and (views[2].buf == views[0].buf or apart(&views[2], &views[0]))
+                    and apart(&views[2], &views[1]))
+        if not fits:
+            return None
+        job.kernels = xf_isa_kernels(type_of(job.x.kind))
+        job.shape.axes = 1
+        job.rows = job.shape.size[0] = views[0].shape[0]
+        job.classes = views[0].shape[1]
+        job.class_weight.data = job.weights.data = job.losses.data = NULL
+        job.from_logits = True
+        job.dense = job.ignores = False
+        job.label_smoothing = job.z_loss = 0
+        with nogil:
+            run_cross_entropy(&job, mean, &loss, &weight)
+        if job.bad_label:
+            return None
+        return loss / weight if mean else loss
+    except BufferError:
+        return None
+    finally:
+        for i in range(held):
+            PyBuffer_Release(&views[i])

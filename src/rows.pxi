@@ -2,7 +2,8 @@
 # leading axes, and cut into chunks that depend on the shape alone.
 
 from cpython.buffer cimport (
-    Py_buffer, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+    Py_buffer, PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release,
+    PyObject_GetBuffer,
 )
 from libc.string cimport memcpy
 

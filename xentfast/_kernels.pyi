@@ -1,6 +1,7 @@
 from typing import Any
 
 cross_entropy: Any
+plain_cross_entropy: Any
 binary_cross_entropy: Any
 divergence: Any
 is_distribution: Any
