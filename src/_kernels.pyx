@@ -39,6 +39,7 @@ cdef extern from "rows.h" nogil:
         char *row[16]
         ptrdiff_t step
         xf_type type
+        xf_bool stream
     ctypedef struct xf_target:
         const xf_rows *dense
         const void *class_weight

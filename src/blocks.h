@@ -10,6 +10,12 @@ static inline ptrdiff_t block_length(ptrdiff_t classes, ptrdiff_t j0)
     return classes - j0 < BLOCK ? classes - j0 : BLOCK;
 }
 
+/* Asks for the line that is `ahead` bytes behind p; an address outside the array does no harm. */
+INLINE void prefetch(const void *p, ptrdiff_t ahead)
+{
+    __builtin_prefetch((const char *)((uintptr_t)p + (uintptr_t)ahead));
+}
+
 /* The n elements from p on, n <= LANES, and fill behind them. */
 INLINE vec load_to(const real *p, ptrdiff_t n, vec fill)
 {
@@ -73,8 +79,12 @@ INLINE reg reg_load(const char *p, xf_type type, ptrdiff_t n)
         return n >= REG_LANES ? r_load((const real *)p) : r_load_part((const real *)p, n);
 #if XF_BITS == 32
     uint16_t half[REG_LANES] = {0};
-    memcpy(half, p, 2 * (size_t)(n < REG_LANES ? n : REG_LANES));
-    return type == XF_F16 ? r_load_f16(half) : r_load_bf16(half);
+    const uint16_t *from = (const uint16_t *)p;
+    if (n < REG_LANES) {
+        memcpy(half, p, 2 * (size_t)n);
+        from = half;
+    }
+    return type == XF_F16 ? r_load_f16(from) : r_load_bf16(from);
 #else
     return r_set1(0);
 #endif
@@ -90,28 +100,49 @@ INLINE void reg_store(char *p, reg a, xf_type type, ptrdiff_t n)
         return;
     }
 #if XF_BITS == 32
-    uint16_t half[REG_LANES];
+    uint16_t half[REG_LANES], *to = n < REG_LANES ? half : (uint16_t *)p;
     if (type == XF_F16)
-        r_store_f16(half, a);
+        r_store_f16(to, a);
     else
-        r_store_bf16(half, a);
-    memcpy(p, half, 2 * (size_t)(n < REG_LANES ? n : REG_LANES));
+        r_store_bf16(to, a);
+    if (n < REG_LANES)
+        memcpy(p, half, 2 * (size_t)n);
 #endif
 }
 
 /* n elements of 16 bits to REAL and back. */
+INLINE void widen_as(xf_type type, const char *p, ptrdiff_t n, real *to)
+{
+    ptrdiff_t j = 0;
+    for (; j + REG_LANES <= n; j += REG_LANES)
+        r_store(to + j, reg_load(p + 2 * j, type, REG_LANES));
+    if (j < n)
+        r_store_part(to + j, reg_load(p + 2 * j, type, n - j), n - j);
+}
+
 static void widen(const void *from, xf_type type, ptrdiff_t n, void *to)
 {
-    const char *p = from;
-    for (ptrdiff_t j = 0; j < n; j += REG_LANES)
-        reg_store((char *)((real *)to + j), reg_load(p + 2 * j, type, n - j), REAL_TYPE, n - j);
+    if (type == XF_F16)
+        widen_as(XF_F16, from, n, to);
+    else
+        widen_as(XF_BF16, from, n, to);
+}
+
+INLINE void narrow_as(xf_type type, const real *from, ptrdiff_t n, char *p)
+{
+    ptrdiff_t j = 0;
+    for (; j + REG_LANES <= n; j += REG_LANES)
+        reg_store(p + 2 * j, r_load(from + j), type, REG_LANES);
+    if (j < n)
+        reg_store(p + 2 * j, r_load_part(from + j, n - j), type, n - j);
 }
 
 static void narrow(const void *from, ptrdiff_t n, void *to, xf_type type)
 {
-    for (ptrdiff_t j = 0; j < n; j += REG_LANES)
-        reg_store((char *)to + 2 * j,
-                  reg_load((const char *)((const real *)from + j), REAL_TYPE, n - j), type, n - j);
+    if (type == XF_F16)
+        narrow_as(XF_F16, from, n, to);
+    else
+        narrow_as(XF_BF16, from, n, to);
 }
 
 /* The n elements of row i from class j0 on: in place, or gathered and converted into buffer. */
@@ -199,39 +230,65 @@ static inline void read_tile(const xf_rows *x, ptrdiff_t j0, ptrdiff_t n, real *
     }
 }
 
-INLINE void write_tile_as(xf_type type, const xf_out *out, int rows, ptrdiff_t j0, ptrdiff_t n,
-                          const real *tile)
+/* Bytes to a place past the caches. */
+static inline void stream_copy(char *to, const char *from, ptrdiff_t n)
 {
-    for (ptrdiff_t j = 0; j < n; j += REG_LANES)
-        for (int i0 = 0; i0 < rows; i0 += REG_LANES) {
+    ptrdiff_t j = (ptrdiff_t)(-(uintptr_t)to % 64);
+    j = j < n ? j : n;
+    memcpy(to, from, (size_t)j);
+    for (; j + 64 <= n; j += 64)
+        v_stream((real *)(to + j), v_load((const real *)(from + j)));
+    memcpy(to + j, from + j, (size_t)(n - j));
+}
+
+/* n classes of a tile as rows that lie `apart` bytes apart. Registers are stored whole, over the
+   beginning of the row behind, which is written later: so the last classes come first. */
+INLINE void store_tile_as(xf_type type, const real *tile, ptrdiff_t n, char *to, ptrdiff_t apart)
+{
+    for (ptrdiff_t j = (n - 1) / REG_LANES * REG_LANES; j >= 0; j -= REG_LANES)
+        for (int i0 = 0; i0 < LANES; i0 += REG_LANES) {
             reg m[REG_LANES];
             for (int i = 0; i < REG_LANES; i++)
                 m[i] = r_load(tile + (j + i) * LANES + i0);
             r_transpose(m);
-            for (int i = 0; i < REG_LANES && i0 + i < rows; i++)
-                reg_store(out->row[i0 + i] + (j0 + j) * size_of(type), m[i], type, n - j);
+            for (int i = 0; i < REG_LANES; i++)
+                reg_store(to + (i0 + i) * apart + j * size_of(type), m[i], type, REG_LANES);
         }
 }
 
-/* Writes the tile to classes [j0, j0 + n) of the first `rows` rows. */
+/* Writes the tile to classes [j0, j0 + n) of the first `rows` rows; buffer holds LANES blocks. */
 static inline void write_tile(const xf_out *out, int rows, ptrdiff_t j0, ptrdiff_t n,
-                              const real *tile)
+                              const real *tile, char *buffer)
 {
     const xf_type type = out->type;
+    const ptrdiff_t bytes = n * size_of(type);
     if (rows == LANES && side_by_side((const char *const *)out->row, type)) {
         for (ptrdiff_t j = 0; j < n; j++) {
             char *p = out->row[0] + (j0 + j) * out->step;
             for (int i = 0; i < LANES; i += REG_LANES)
                 reg_store(p + i * size_of(type), r_load(tile + j * LANES + i), type, REG_LANES);
         }
-    } else if (!packed(type, out->step)) {
+        return;
+    }
+    if (!packed(type, out->step)) {
         for (int i = 0; i < rows; i++)
             for (ptrdiff_t j = 0; j < n; j++)
                 write_one(out->row[i] + (j0 + j) * out->step, type, tile[j * LANES + i]);
-    } else if (type == REAL_TYPE) {
-        write_tile_as(REAL_TYPE, out, rows, j0, n, tile);
-    } else {
-        write_tile_as(type, out, rows, j0, n, tile);
+        return;
+    }
+    if (type == REAL_TYPE)
+        store_tile_as(REAL_TYPE, tile, n, buffer, bytes);
+    else
+        store_tile_as(type, tile, n, buffer, bytes);
+    ptrdiff_t count = 1;
+    for (int i = 0; i < rows; i += (int)count) { /* as many as lie one behind the other */
+        for (count = 1; i + count < rows && out->row[i + count] == out->row[i] + count * bytes;)
+            count++;
+        char *to = out->row[i] + j0 * size_of(type);
+        if (out->stream)
+            stream_copy(to, buffer + i * bytes, count * bytes);
+        else
+            memcpy(to, buffer + i * bytes, (size_t)(count * bytes));
     }
 }
 

@@ -59,6 +59,24 @@ cdef inline void load_labels(CrossEntropy *job, xf_panel *p, const char **label,
             counts[i] *= by_class
 
 
+cdef inline void add_in_four(double *sums, const double *values, ptrdiff_t at,
+                             int n) noexcept nogil:
+    """Adds the values of rows at, at + 1, ... of a chunk, row i to the sum i mod 4."""
+    cdef int i, j
+    cdef double sum[4]
+    if at % 4 == 0 and n % 4 == 0:
+        for j in range(4):
+            sum[j] = sums[j]
+        for i in range(0, n, 4):
+            for j in range(4):
+                sum[j] += values[i + j]
+        for j in range(4):
+            sums[j] = sum[j]
+        return
+    for i in range(n):
+        sums[(at + i) & 3] += values[i]
+
+
 cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
     cdef CrossEntropy *job = <CrossEntropy *> context
     cdef xf_panel p
@@ -82,6 +100,7 @@ cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
     dense.step = job.labels.step
     dense.type = type_of(job.labels.kind)
     out.step = job.gradient.step
+    out.stream = streams(job.rows, job.classes, &job.x, &job.gradient)
     target.dense = &dense if job.dense else NULL
     target.class_weight = job.class_weight.data
     target.scale = 1 - job.label_smoothing
@@ -103,8 +122,7 @@ cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
         load_weights(job, &p, weight, counts)
         if not job.dense:
             load_labels(job, &p, label, counts)
-        for i in range(n):
-            weight_sum[(row - first + i) & 3] += counts[i]
+        add_in_four(weight_sum, counts, row - first, n)
         if not job.counting:
             find_rows(&job.shape, &job.x, row, n, x.row)
             if job.wants_gradient:
@@ -113,8 +131,7 @@ cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
                 job.kernels.softmax_loss(&x, &target, &p, &out if job.wants_gradient else NULL)
             else:
                 job.kernels.log_loss(&x, &target, &p)
-            for i in range(n):
-                loss_sum[(row - first + i) & 3] += p.loss[i]
+            add_in_four(loss_sum, p.loss, row - first, n)
             if job.losses.data:
                 find_rows(&job.shape, &job.losses, row, n, loss)
                 for i in range(n):
@@ -216,6 +233,9 @@ cdef bint lay_plain(Py_buffer *view, int axes, const char *formats, int first,
     cdef int i = 0
     if view.ndim != axes or view.format[0] == 0 or view.format[1] != 0:
         return False
+    if view.strides[axes - 1] != view.itemsize or (
+            axes == 2 and view.strides[0] != view.shape[1] * view.itemsize):
+        return False
     while formats[i] != view.format[0]:
         if formats[i] == 0:
             return False
@@ -244,13 +264,12 @@ def plain_cross_entropy(x, labels, bint mean, gradient):
     cdef bint fits
     cdef double loss, weight
     try:
-        PyObject_GetBuffer(x, &views[0], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+        PyObject_GetBuffer(x, &views[0], PyBUF_STRIDES | PyBUF_FORMAT)
         held = 1
-        PyObject_GetBuffer(labels, &views[1], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+        PyObject_GetBuffer(labels, &views[1], PyBUF_STRIDES | PyBUF_FORMAT)
         held = 2
         if gradient is not None:
-            PyObject_GetBuffer(gradient, &views[2],
-                               PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
+            PyObject_GetBuffer(gradient, &views[2], PyBUF_STRIDES | PyBUF_FORMAT | PyBUF_WRITABLE)
             held = 3
         fits = lay_plain(&views[0], 2, b"fd", F32, &job.x) and (
             lay_plain(&views[1], 1, b"il", I32, &job.labels)
@@ -283,7 +302,7 @@ def plain_cross_entropy(x, labels, bint mean, gradient):
         if job.bad_label:
             return None
         return loss / weight if mean else loss
-    except BufferError:
+    except (BufferError, ValueError):  # read-only, or of a dtype without a buffer
         return None
     finally:
         for i in range(held):

@@ -39,17 +39,33 @@ INLINE vec v_horner(vec x, const real *c, int n)
     return p;
 }
 
-INLINE vec v_exp(vec d)
+/* Of n vectors in lockstep, so that the chains of one fill the pauses of the others. */
+#define ALL(statement)          \
+    for (int i = 0; i < n; i++) \
+        statement;
+INLINE void v_exp_of(vec *d, int n)
 {
     const vec shift = v_set1(EXP_SHIFT), one = v_set1(1);
-    d = v_max(v_set1(EXP_LOWEST), d); /* nan stays */
-    vec z = v_fma(d, v_set1(LOG2_E), shift);
-    vec n = v_sub(z, shift);
-    vec r = v_fma(n, v_set1(-LN2_HIGH), d);
-    r = v_fma(n, v_set1(-LN2_LOW), r);
-    vec p = v_fma(HORNER(r, EXP_Q), r, one);
-    p = v_fma(p, r, one);
-    return v_mul(p, v_ishl(z));
+    vec z[2], p[2], r[2];
+    ALL(d[i] = v_max(v_set1(EXP_LOWEST), d[i])) /* nan stays */
+    ALL(z[i] = v_fma(d[i], v_set1(LOG2_E), shift))
+    ALL(r[i] = v_sub(z[i], shift))
+    ALL(d[i] = v_fma(r[i], v_set1(-LN2_HIGH), d[i]))
+    ALL(r[i] = v_fma(r[i], v_set1(-LN2_LOW), d[i]))
+    ALL(p[i] = v_set1(EXP_Q[0]))
+#pragma GCC unroll 16
+    for (int k = 1; k < (int)(sizeof EXP_Q / sizeof EXP_Q[0]); k++)
+        ALL(p[i] = v_fma(p[i], r[i], v_set1(EXP_Q[k])))
+    ALL(p[i] = v_fma(p[i], r[i], one))
+    ALL(p[i] = v_fma(p[i], r[i], one))
+    ALL(d[i] = v_mul(p[i], v_ishl(z[i])))
+}
+#undef ALL
+
+INLINE vec v_exp(vec d)
+{
+    v_exp_of(&d, 1);
+    return d;
 }
 
 /* log1p(f), f in [sqrt(1/2) - 1, sqrt(2) - 1].

@@ -8,6 +8,7 @@
 
 #define XF_PANEL 16         /* rows a panel can hold: the lanes of the longest logical vector */
 #define XF_BLOCK_BYTES 2048 /* a block: 32 logical vectors, summed in two chains of 16 */
+#define XF_SEGMENTS 64      /* segments, of eight blocks, of the longest row that is kept */
 
 typedef enum { XF_F32, XF_F64, XF_F16, XF_BF16 } xf_type;
 
@@ -18,11 +19,12 @@ typedef struct {
     xf_type type;
 } xf_rows;
 
-/* Some rows to write. */
+/* Some rows to write; stream: past the caches, as the array is larger than they are. */
 typedef struct {
     char *row[XF_PANEL];
     ptrdiff_t step;
     xf_type type;
+    bool stream;
 } xf_out;
 
 /* t_j = w_j (scale * dense_j + offset): the label distribution but for an index label's own class.
@@ -47,10 +49,14 @@ typedef struct {
     double loss[XF_PANEL];
     double lse[XF_PANEL];
     /* between */
-    /* where exp(d) of all classes is: the first tile, the tiles as rows, or the rows of out */
+    /* where the exponentials of all classes are: the first tile, the tiles as rows, or the rows of
+       out */
     enum { XF_KEPT_NOTHING, XF_KEPT_TILE, XF_KEPT_ROWS, XF_KEPT_OUT } kept;
     _Alignas(64) unsigned char state[16][64];
-    unsigned char tile[2][XF_BLOCK_BYTES * 16]; /* a block of all rows, lanes across rows */
+    /* the first two: a block of all rows, lanes across rows, and its target; then the same as rows;
+       or all four: the panel's rows */
+    unsigned char tile[4][XF_BLOCK_BYTES * 16];
+    unsigned char top[XF_SEGMENTS * 8]; /* the maximum so far after each segment of a kept row */
     unsigned char block[2][XF_BLOCK_BYTES];     /* a block of one row */
 } xf_panel;
 

@@ -2,8 +2,7 @@
 # leading axes, and cut into chunks that depend on the shape alone.
 
 from cpython.buffer cimport (
-    Py_buffer, PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release,
-    PyObject_GetBuffer,
+    Py_buffer, PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
 )
 from libc.string cimport memcpy
 
@@ -12,6 +11,7 @@ cdef enum:
     CHUNK_ELEMENTS = 32768      # about 10 microseconds of work, so that threads share evenly
     MOST_CHUNKS = 4096          # so that the sums of the chunks stay small
     THREAD_ELEMENTS = 65536     # less is not worth waking a thread
+    STREAM_BYTES = 1 << 24      # more does not stay in the caches: it is written past them
 
 # How an element that is not of the compute type is read. The codes are _checks.KINDS.
 cdef enum kind:
@@ -208,11 +208,17 @@ cdef inline ptrdiff_t rows_of_chunk(ptrdiff_t rows, ptrdiff_t elements) noexcept
 
 
 cdef inline int panel_rows(const xf_kernels *k, ptrdiff_t classes, bint again) noexcept nogil:
-    """How many rows to treat together; if they are read again, what the panel's tiles can hold."""
-    cdef ptrdiff_t lanes = k.block // 32, n = 2 * XF_PANEL * k.block // classes
+    """How many rows to treat together; if they are read again, what an L1 cache can hold."""
+    cdef ptrdiff_t lanes = k.block // 32, n = 16 * k.block // classes
     if not again or n > lanes:
         n = lanes
     return <int> (n if n > 1 else 1)
+
+
+cdef inline bint streams(ptrdiff_t rows, ptrdiff_t classes, const Strided *x,
+                         const Strided *out) noexcept nogil:
+    """Is what is written past the caches? Not in the place of what has just been read."""
+    return out.data != x.data and rows * classes * size_of(x.kind) >= STREAM_BYTES
 
 
 cdef inline int threads_for(ptrdiff_t rows, ptrdiff_t elements) noexcept nogil:

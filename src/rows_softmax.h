@@ -15,10 +15,13 @@ static inline real *state(xf_panel *p, int which) { return (real *)p->state[whic
 
 /* Classes that are read for their maximum before they are summed: 16 kB, half of an L1 cache. */
 #define SEGMENT (8 * BLOCK)
-/* Elements that the tiles of a panel hold. */
-#define TILES (2 * BLOCK * XF_PANEL)
+/* Elements of the rows that a panel can keep. */
+#define KEPT ((ptrdiff_t)(sizeof(((xf_panel *)0)->tile) / sizeof(real)))
 /* Up to so many classes a panel is faster with its lanes across the rows. */
-#define TILE_CLASSES 64
+#define TILE_CLASSES 128
+/* Bytes that a row read once is fetched ahead: a memory's latency of work, for a page's end stops
+   the hardware. */
+#define AHEAD 1024
 
 /* The sums of one row over its blocks so far. */
 typedef struct {
@@ -41,65 +44,92 @@ static inline real block_maximum(const real *x, ptrdiff_t n)
 {
     const vec least = v_set1(-INFINITY);
     vec a = least, b = least;
-    for (ptrdiff_t j = 0; j < n; j += CHAINS) {
-        a = v_max(load_to(x + j, n - j, least), a);
-        if (n - j > LANES)
-            b = v_max(load_to(x + j + LANES, n - j - LANES, least), b);
+    ptrdiff_t j = 0;
+    for (; j + CHAINS <= n; j += CHAINS) {
+        prefetch(x + j, AHEAD);
+        prefetch(x + j + LANES, AHEAD);
+        a = v_max(v_load(x + j), a);
+        b = v_max(v_load(x + j + LANES), b);
     }
+    for (; j < n; j += LANES)
+        a = v_max(load_to(x + j, n - j, least), a);
     return v_fold_max(v_max(a, b));
 }
 
-/* The accumulators of the two sums below, and one step of each for chain c. */
+/* The accumulators of a sum over a block of exp(x - max), and one step of chain c.  held: without
+   the terms equal to max, which are counted; watched: sees whether an x is not below max; keep:
+   where the exponentials go. */
 typedef struct {
-    vec sum[2], equal, top;
+    vec sum[2], equal, sign;
 } chains;
 
-INLINE void step_held(chains *s, int c, vec x, vec max, real *keep, ptrdiff_t n)
+INLINE void add_exp(chains *s, int c, vec x, vec d, vec e, vec max, bool held, bool watched)
 {
-    vec e = v_exp(v_sub(x, max));
-    mask held = v_eq(x, max);
-    if (keep)
-        store_to(keep, e, n);
-    s->equal = v_count(s->equal, held);
-    s->sum[c] = v_add(s->sum[c], v_drop(held, e));
+    if (held) {
+        mask equal = v_eq(x, max);
+        s->equal = v_count(s->equal, equal);
+        e = v_drop(equal, e);
+    }
+    if (watched)
+        s->sign = v_iand(s->sign, d);
+    s->sum[c] = v_add(s->sum[c], e);
 }
 
-INLINE void step_exp(chains *s, int c, vec x, vec max)
-{
-    s->top = v_max(x, s->top);
-    s->sum[c] = v_add(s->sum[c], v_exp(v_sub(x, max)));
-}
-
-/* sum exp(x_j - m) without the terms equal to m, which are counted; keeps all exp where it may. */
-static inline real sum_held(const real *x, ptrdiff_t n, real m, real *count, real *keep)
+INLINE real sum_exp(const real *x, ptrdiff_t n, real m, bool held, bool watched, real *keep,
+                    ptrdiff_t ahead, real *count, bool *below)
 {
     const vec max = v_set1(m), least = v_set1(-INFINITY);
-    chains s = {{v_zero(), v_zero()}, v_zero(), least};
+    chains s = {{v_zero(), v_zero()}, v_zero(), v_set1((real)-0.0)};
     ptrdiff_t j = 0;
     for (; j + CHAINS <= n; j += CHAINS) {
-        step_held(&s, 0, v_load(x + j), max, keep ? keep + j : NULL, LANES);
-        step_held(&s, 1, v_load(x + j + LANES), max, keep ? keep + j + LANES : NULL, LANES);
+        prefetch(x + j, ahead);
+        prefetch(x + j + LANES, ahead);
+        const vec a = v_load(x + j), b = v_load(x + j + LANES);
+        const vec d[2] = {v_sub(a, max), v_sub(b, max)};
+        vec e[2] = {d[0], d[1]};
+        v_exp_of(e, 2);
+        if (keep) {
+            v_store(keep + j, e[0]);
+            v_store(keep + j + LANES, e[1]);
+        }
+        add_exp(&s, 0, a, d[0], e[0], max, held, watched);
+        add_exp(&s, 1, b, d[1], e[1], max, held, watched);
     }
-    for (int c = 0; j < n; c++, j += LANES)
-        step_held(&s, c, load_to(x + j, n - j, least), max, keep ? keep + j : NULL, n - j);
-    *count = v_fold_add(v_counted(s.equal));
+    for (int c = 0; j < n; c++, j += LANES) {
+        const vec a = load_to(x + j, n - j, least), d = v_sub(a, max), e = v_exp(d);
+        if (keep)
+            store_to(keep + j, e, n - j);
+        add_exp(&s, c, a, d, e, max, held, watched);
+    }
+    if (held)
+        *count = v_fold_add(v_counted(s.equal));
+    if (watched)
+        *below = v_all(v_lt(v_ior(s.sign, v_set1(1)), v_zero()));
     return v_fold_add(v_add(s.sum[0], s.sum[1]));
 }
 
-/* sum exp(x_j - m), and whether an x_j is above `top`, which makes the sum void. */
-static inline real sum_exp(const real *x, ptrdiff_t n, real m, real top, bool *above)
+/* The sum without the terms equal to m, which are counted; `keep` may be NULL. */
+static real sum_held(const real *x, ptrdiff_t n, real m, real *keep, ptrdiff_t ahead, real *count)
 {
-    const vec max = v_set1(m), least = v_set1(-INFINITY);
-    chains s = {{v_zero(), v_zero()}, v_zero(), least};
-    ptrdiff_t j = 0;
-    for (; j + CHAINS <= n; j += CHAINS) {
-        step_exp(&s, 0, v_load(x + j), max);
-        step_exp(&s, 1, v_load(x + j + LANES), max);
-    }
-    for (int c = 0; j < n; c++, j += LANES)
-        step_exp(&s, c, load_to(x + j, n - j, least), max);
-    *above = !v_all(v_le(s.top, v_set1(top)));
-    return v_fold_add(v_add(s.sum[0], s.sum[1]));
+    return keep ? sum_exp(x, n, m, true, false, keep, ahead, count, NULL)
+                : sum_exp(x, n, m, true, false, NULL, ahead, count, NULL);
+}
+
+/* The sum where no x is equal to m, or all are to be added. */
+static real sum_plain(const real *x, ptrdiff_t n, real m, real *keep, ptrdiff_t ahead)
+{
+    return keep ? sum_exp(x, n, m, false, false, keep, ahead, NULL, NULL)
+                : sum_exp(x, n, m, false, false, NULL, ahead, NULL, NULL);
+}
+
+/* The sum, void where an x is above m: then *above is set. */
+static real sum_watched(const real *x, ptrdiff_t n, real m, bool *above)
+{
+    bool below;
+    real sum = sum_exp(x, n, m, false, true, NULL, AHEAD, NULL, &below);
+    if (!below) /* or equal */
+        *above = block_maximum(x, n) > m;
+    return sum;
 }
 
 /* t (x - m), 0 where t is. */
@@ -122,74 +152,98 @@ static inline void add_target(const real *x, const xf_target *t, xf_panel *p, in
     }
 }
 
-/* sum exp(x_j - m) over a segment, block by block, from `sum` on; held: without the terms equal to
-   m, else *above tells whether an x_j is above `top`. */
-static inline double segment_held(const real *x, ptrdiff_t n, real m, double sum, double *held,
-                                  real *keep)
+/* Adds a segment that need not be kept, if nothing in it is above the maximum so far. */
+static inline bool add_below(const real *x, ptrdiff_t n, running *a)
 {
-    *held = 0;
+    const real m = finite_maximum(a->maximum);
+    double sum = a->sum;
+    bool above = false;
+    for (ptrdiff_t j = 0; j < n && !above; j += BLOCK)
+        sum += sum_watched(x + j, block_length(n, j), m, &above);
+    if (!above)
+        a->sum = sum;
+    return !above;
+}
+
+/* Adds a segment whose blocks have the maxima `top`; a new maximum is held out. */
+static inline void add_segment(const real *x, ptrdiff_t n, const real *top, bool rises, real *keep,
+                               ptrdiff_t ahead, running *a)
+{
+    const real m = finite_maximum(a->maximum);
+    if (rises)
+        a->held = 0;
     for (ptrdiff_t j = 0; j < n; j += BLOCK) {
-        real count;
-        sum += sum_held(x + j, block_length(n, j), m, &count, keep ? keep + j : NULL);
-        *held += count;
+        const ptrdiff_t length = block_length(n, j);
+        real *to = keep ? keep + j : NULL, count = 0;
+        if (rises && top[j / BLOCK] == m)
+            a->sum += sum_held(x + j, length, m, to, ahead, &count);
+        else
+            a->sum += sum_plain(x + j, length, m, to, ahead);
+        a->held += count;
     }
-    return sum;
 }
 
-static inline double segment_exp(const real *x, ptrdiff_t n, real m, real top, double sum,
-                                 bool *above)
-{
-    *above = false;
-    for (ptrdiff_t j = 0; j < n && !*above; j += BLOCK)
-        sum += sum_exp(x + j, block_length(n, j), m, top, above);
-    return sum;
-}
-
-/* Statistics of row i with its lanes along the classes. `keep` may be the row itself: whatever else
-   needs the logits comes first. */
+/* Statistics of row i with its lanes along the classes. The exponentials go to `keep` if that is
+   not NULL, each less the maximum after its segment. `keep` may be the row itself: whatever else
+   needs the logits comes first. Rows of another type are widened into `buffer`, a segment at a time,
+   or all of it where that is what is kept. */
 static inline void row_statistics(const xf_rows *rows, const xf_target *t, xf_panel *p, int i,
                                   real *buffer, real *keep)
 {
     running a = {.maximum = -INFINITY};
-    if (p->classes <= BLOCK) {
-        const real *x = fetch(rows, i, 0, p->classes, buffer);
-        const real m = block_maximum(x, p->classes);
-        real sum, count = 0;
-        bool above;
+    const ptrdiff_t classes = p->classes, next = rows->row[i + 1 < p->rows ? i + 1 : i] - rows->row[i];
+    if (classes <= BLOCK) {
+        const real *x = fetch(rows, i, 0, classes, buffer);
+        const real m = block_maximum(x, classes);
+        real count = 0, sum;
         a.maximum = m;
         if (t)
-            add_target(x, t, p, i, 0, p->classes, &a);
+            add_target(x, t, p, i, 0, classes, &a);
         if (m > -INFINITY)
-            sum = sum_held(x, p->classes, m, &count, keep);
+            sum = sum_held(x, classes, m, keep, next, &count);
         else
-            sum = sum_exp(x, p->classes, -REAL_MAX, m, &above);
+            sum = sum_plain(x, classes, -REAL_MAX, keep, next);
         state(p, SUM)[i] = sum + (count - 1);
     } else {
-        for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += SEGMENT) {
-            ptrdiff_t n = p->classes - j0 < SEGMENT ? p->classes - j0 : SEGMENT;
-            const real *x = fetch(rows, i, j0, n, buffer);
-            bool above = true;
-            double sum = a.sum;
-            if (j0 > 0) /* most often the maximum stays */
-                sum = segment_exp(x, n, finite_maximum(a.maximum), a.maximum, sum, &above);
-            const real m = above ? block_maximum(x, n) : a.maximum;
+        for (ptrdiff_t j0 = 0; j0 < classes; j0 += SEGMENT) {
+            const ptrdiff_t n = classes - j0 < SEGMENT ? classes - j0 : SEGMENT;
+            const real *x = fetch(rows, i, j0, n, buffer == keep ? buffer + j0 : buffer);
+            bool done = !keep && j0 > 0 && add_below(x, n, &a); /* most often the maximum stays */
+            real top[SEGMENT / BLOCK], m = -INFINITY;
+            for (ptrdiff_t j = 0; !done && j < n; j += BLOCK) {
+                real b = block_maximum(x + j, block_length(n, j));
+                top[j / BLOCK] = b;
+                m = b > m ? b : m;
+            }
             const bool rises = m > a.maximum;
             if (rises)
                 raise_maximum(&a, m);
             if (t)
                 add_target(x, t, p, i, j0, n, &a);
-            if (rises)
-                a.sum = segment_held(x, n, m, a.sum, &a.held, keep);
-            else if (above) /* nothing but -inf so far, or nan */
-                a.sum = segment_exp(x, n, -REAL_MAX, INFINITY, a.sum, &above);
-            else
-                a.sum = sum;
+            if (!done) {
+                ptrdiff_t ahead = j0 + SEGMENT < classes ? n * (ptrdiff_t)sizeof(real) : next;
+                add_segment(x, n, top, rises, keep ? keep + j0 : NULL, ahead, &a);
+            }
+            if (keep)
+                ((real *)p->top)[j0 / SEGMENT] = a.maximum;
         }
         state(p, SUM)[i] = (real)(a.sum + (a.held - 1));
     }
     state(p, MAXIMUM)[i] = a.maximum;
     state(p, MASS)[i] = (real)a.mass;
     state(p, DOT)[i] = (real)a.dot;
+}
+
+/* Where the panel behind this one lies, a line for each class of a tile. */
+typedef struct {
+    const char *at;
+    ptrdiff_t step;
+} soon;
+
+static inline soon next_panel(const xf_rows *x)
+{
+    const ptrdiff_t apart = x->row[1] - x->row[0];
+    return (soon){x->row[0] + LANES * apart, packed(x->type, x->step) ? 64 : x->step};
 }
 
 /* The maximum of each row of a tile; sum of exp(x - max) of each without the terms equal to `hold`
@@ -202,24 +256,52 @@ INLINE vec tile_maximum(const real *x, ptrdiff_t n)
     return a;
 }
 
-INLINE vec tile_step(real *x, vec max, vec hold, vec *count, bool keep)
+INLINE void tile_exp(real *x, int n, vec max, vec hold, vec *count, bool keep, vec *e)
 {
-    vec a = v_load(x), e = v_exp(v_sub(a, max));
-    mask held = v_eq(a, hold);
-    if (keep)
-        v_store(x, e);
-    *count = v_count(*count, held);
-    return v_drop(held, e);
+    vec a[2];
+    for (int i = 0; i < n; i++) {
+        a[i] = v_load(x + i * LANES);
+        e[i] = v_sub(a[i], max);
+    }
+    v_exp_of(e, n);
+    for (int i = 0; i < n; i++) {
+        const mask held = v_eq(a[i], hold);
+        if (keep)
+            v_store(x + i * LANES, e[i]);
+        *count = v_count(*count, held);
+        e[i] = v_drop(held, e[i]);
+    }
 }
 
-INLINE vec tile_sum_held(real *x, ptrdiff_t n, vec max, vec hold, vec *count, bool keep)
+INLINE void prefetch_pair(const soon *next, ptrdiff_t j)
+{
+    prefetch(next->at, j * next->step);
+    prefetch(next->at, (j + 1) * next->step);
+}
+
+INLINE vec tile_sum_held(real *x, ptrdiff_t n, vec max, vec hold, vec *count, bool keep,
+                         const xf_rows *rows)
 {
     vec sum[CHAINS], equal = v_zero();
+    const soon next = next_panel(rows);
     const ptrdiff_t first = n < CHAINS ? n : CHAINS;
-    for (ptrdiff_t j = 0; j < first; j++)
-        sum[j] = tile_step(x + j * LANES, max, hold, &equal, keep);
-    for (ptrdiff_t j = CHAINS; j < n; j++)
-        sum[j % CHAINS] = v_add(sum[j % CHAINS], tile_step(x + j * LANES, max, hold, &equal, keep));
+    ptrdiff_t j = 0;
+    for (; j + 2 <= first; j += 2) {
+        prefetch_pair(&next, j);
+        tile_exp(x + j * LANES, 2, max, hold, &equal, keep, sum + j);
+    }
+    for (; j + 2 <= n; j += 2) {
+        vec e[2];
+        prefetch_pair(&next, j);
+        tile_exp(x + j * LANES, 2, max, hold, &equal, keep, e);
+        sum[j % CHAINS] = v_add(sum[j % CHAINS], e[0]);
+        sum[j % CHAINS + 1] = v_add(sum[j % CHAINS + 1], e[1]);
+    }
+    if (j < n) {
+        vec e;
+        tile_exp(x + j * LANES, 1, max, hold, &equal, keep, &e);
+        sum[j % CHAINS] = j < CHAINS ? e : v_add(sum[j % CHAINS], e);
+    }
     *count = v_counted(equal);
     return fold_chains(sum, n);
 }
@@ -237,13 +319,32 @@ INLINE vec tile_dot(const real *x, const real *t, ptrdiff_t n, vec max, vec *mas
     return fold_chains(dot, n);
 }
 
+/* The logit of each row's label; without one any will do, for its own share is 0. */
+static inline void label_logits(const xf_rows *x, xf_panel *p)
+{
+    for (int i = 0; i < LANES; i++) {
+        const ptrdiff_t y = p->label[i] < 0 ? 0 : p->label[i];
+        state(p, LABEL_LOGIT)[i] = read_one(x->row[i] + y * x->step, x->type);
+    }
+}
+
+static inline void tile_label_logits(const real *tile, xf_panel *p)
+{
+    for (int i = 0; i < LANES; i++) {
+        const ptrdiff_t y = p->label[i] < 0 ? 0 : p->label[i];
+        state(p, LABEL_LOGIT)[i] = tile[y * LANES + i];
+    }
+}
+
 /* Statistics of all rows with the lanes across them. */
-static inline void tile_statistics(const xf_rows *x, const xf_target *t, xf_panel *p)
+static inline void tile_statistics(const xf_rows *x, const xf_target *t, xf_panel *p, bool labelled)
 {
     real *tile = (real *)p->tile[0], *target = (real *)p->tile[1];
     if (p->classes <= BLOCK) {
         ptrdiff_t n = p->classes;
         read_tile(x, 0, n, tile);
+        if (labelled)
+            tile_label_logits(tile, p);
         vec m = tile_maximum(tile, n), finite = v_max(v_set1(-REAL_MAX), m), held;
         if (t) {
             vec mass;
@@ -253,13 +354,16 @@ static inline void tile_statistics(const xf_rows *x, const xf_target *t, xf_pane
         }
         /* A row whose maximum is -inf holds nothing out. */
         vec hold = v_select(v_lt(m, v_set1(-REAL_MAX)), v_set1(NAN), m);
-        vec sum = p->wants_gradient ? tile_sum_held(tile, n, finite, hold, &held, true)
-                                    : tile_sum_held(tile, n, finite, hold, &held, false);
+        vec sum = p->wants_gradient ? tile_sum_held(tile, n, finite, hold, &held, true, x)
+                                    : tile_sum_held(tile, n, finite, hold, &held, false, x);
         v_store(state(p, SUM), v_add(sum, v_sub(held, v_set1(1))));
         v_store(state(p, MAXIMUM), m);
         p->kept = p->wants_gradient ? XF_KEPT_TILE : XF_KEPT_NOTHING;
         return;
     }
+    p->kept = XF_KEPT_NOTHING;
+    if (labelled)
+        label_logits(x, p);
     running a[LANES];
     for (int i = 0; i < LANES; i++)
         a[i] = (running){.maximum = -INFINITY};
@@ -292,7 +396,7 @@ static inline void tile_statistics(const xf_rows *x, const xf_target *t, xf_pane
             v_store(mass, total);
         }
         vec count;
-        v_store(sum, tile_sum_held(tile, n, v_load(finite), v_load(hold), &count, false));
+        v_store(sum, tile_sum_held(tile, n, v_load(finite), v_load(hold), &count, false, x));
         v_store(held, count);
         for (int i = 0; i < LANES; i++) {
             a[i].sum += sum[i];
@@ -312,26 +416,35 @@ static inline void tile_statistics(const xf_rows *x, const xf_target *t, xf_pane
     }
 }
 
-static inline void statistics(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out)
+/* The rows of out are a place to keep exponentials in, unless they are to be streamed. Panels of
+   long rows have one row, so that `top` is that row's. */
+static inline int where_to_keep(const xf_panel *p, const xf_out *out)
 {
-    p->kept = XF_KEPT_NOTHING;
+    if (!out || p->classes > XF_SEGMENTS * SEGMENT || (p->classes > SEGMENT && p->rows > 1))
+        return XF_KEPT_NOTHING;
+    const bool direct = out->type == REAL_TYPE && out->step == sizeof(real);
+    if ((!direct || out->stream) && p->rows * p->classes <= KEPT)
+        return XF_KEPT_ROWS;
+    return direct ? XF_KEPT_OUT : XF_KEPT_NOTHING;
+}
+
+static inline void statistics(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out,
+                              bool labelled)
+{
     if (!packed(x->type, x->step) || p->classes <= TILE_CLASSES) {
-        tile_statistics(x, t, p);
+        tile_statistics(x, t, p, labelled);
         return;
     }
-    real *buffer = (real *)p->tile;
-    if (out && p->classes <= SEGMENT) {
-        if (out->type == REAL_TYPE && out->step == sizeof(real))
-            p->kept = XF_KEPT_OUT;
-        else if (p->rows * p->classes <= TILES)
-            p->kept = XF_KEPT_ROWS;
-    }
+    if (labelled)
+        label_logits(x, p);
+    p->kept = where_to_keep(p, out);
     for (int i = 0; i < p->rows; i++) {
-        real *own = p->kept == XF_KEPT_ROWS ? buffer + i * p->classes : buffer;
-        real *keep = p->kept == XF_KEPT_OUT    ? (real *)out->row[i]
-                     : p->kept == XF_KEPT_ROWS ? own
-                                               : NULL;
-        row_statistics(x, t, p, i, own, keep);
+        real *buffer = (real *)p->tile, *keep = NULL;
+        if (p->kept == XF_KEPT_ROWS)
+            keep = buffer += i * p->classes;
+        else if (p->kept == XF_KEPT_OUT)
+            keep = (real *)out->row[i];
+        row_statistics(x, t, p, i, buffer, keep);
     }
 }
 
@@ -391,25 +504,19 @@ static inline void finish(const xf_target *t, xf_panel *p)
 
 static void softmax_loss(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out)
 {
-    real *logit = state(p, LABEL_LOGIT);
-    for (int i = 0; i < LANES; i++) { /* without a label any will do: its own share is 0 */
-        const char *at = x->row[i] + (p->label[i] < 0 ? 0 : p->label[i]) * x->step;
-        if (x->type == REAL_TYPE)
-            memcpy(&logit[i], at, sizeof(real));
-        else
-            logit[i] = read_one(at, x->type);
-    }
     t = has_target(t) ? t : NULL;
-    statistics(x, t, p, out);
+    statistics(x, t, p, out, true);
     finish(t, p);
 }
 
 /* The factors of a gradient: of one row in every lane, or of a row in each. */
 typedef struct {
     vec maximum, sum, mass, zeta, inverse, scale, log;
+    vec top, rise; /* the exponentials are those of x - top, to be multiplied with rise */
 } factors;
 
-#define FACTORS(f) {f(MAXIMUM), f(SUM), f(MASS), f(ZETA), f(INVERSE), f(SCALE), f(LOG)}
+#define FACTORS(f) \
+    {f(MAXIMUM), f(SUM), f(MASS), f(ZETA), f(INVERSE), f(SCALE), f(LOG), f(MAXIMUM), v_set1(1)}
 static inline factors row_factors(xf_panel *p, int i)
 {
 #define ALL_LANES(which) v_set1(state(p, which)[i])
@@ -421,60 +528,126 @@ static inline factors tile_factors(xf_panel *p)
     return (factors)FACTORS(EACH_LANE);
 }
 
-/* What is written of a row: e exp(d), x the logit, t the target. */
+/* For a segment of a row of several: the maximum so far was `top`. */
+INLINE void at_segment(factors *f, vec top)
+{
+    const vec least = v_set1(-REAL_MAX);
+    f->top = v_max(top, least);
+    f->rise = v_exp(v_sub(f->top, v_max(f->maximum, least)));
+}
+
+/* What is written of a row: x the logit or its exponential, t the target. */
 typedef enum { WRITE_SCALED, WRITE_GRADIENT, WRITE_LOGARITHM } writing;
 
-INLINE vec written(writing what, bool kept, vec x, vec t, const factors *f)
+INLINE vec written(writing what, bool kept, bool several, vec x, vec t, const factors *f)
 {
     if (what == WRITE_LOGARITHM)
         return v_sub(v_sub(x, f->maximum), f->log);
-    vec e = kept ? x : v_exp(v_sub(x, f->maximum));
+    vec e = kept ? x : v_exp(v_sub(x, f->top));
+    if (several)
+        e = v_mul(e, f->rise);
     if (what == WRITE_SCALED)
         return v_mul(e, f->scale);
     vec g = v_fma(v_neg(t), f->sum, v_fma(f->mass, e, v_neg(t)));
     return v_mul(v_fma(f->zeta, e, g), f->inverse);
 }
 
-INLINE void write_row(writing what, bool kept, const real *x, const real *t, ptrdiff_t n,
-                      const factors *f, real *to)
+/* kept: x is the exponentials; several: the row has several segments; stream: past the caches. */
+INLINE void write_as(writing what, bool kept, bool several, bool stream, const real *x,
+                     const real *t, ptrdiff_t n, const factors *f, real *to)
 {
     ptrdiff_t j = 0;
-    for (; j + LANES <= n; j += LANES)
-        v_store(to + j, written(what, kept, v_load(x + j), t ? v_load(t + j) : v_zero(), f));
+    if (stream) { /* up to where a logical vector is aligned */
+        j = (ptrdiff_t)(-(uintptr_t)to % 64 / sizeof(real));
+        j = j < n ? j : n;
+        vec c = t ? v_load_part(t, j) : v_zero();
+        v_store_part(to, written(what, kept, several, v_load_part(x, j), c, f), j);
+    }
+    for (; j + LANES <= n; j += LANES) {
+        vec a = written(what, kept, several, v_load(x + j), t ? v_load(t + j) : v_zero(), f);
+        if (stream)
+            v_stream(to + j, a);
+        else
+            v_store(to + j, a);
+    }
     if (j < n) {
         vec c = t ? v_load_part(t + j, n - j) : v_zero();
-        v_store_part(to + j, written(what, kept, v_load_part(x + j, n - j), c, f), n - j);
+        v_store_part(to + j, written(what, kept, several, v_load_part(x + j, n - j), c, f), n - j);
     }
 }
 
-static inline void write_rows(writing what, const xf_rows *x, const xf_target *t, xf_panel *p,
-                              const xf_out *out)
+static inline void write_block(writing what, bool kept, bool several, bool stream, const real *x,
+                               const real *t, ptrdiff_t n, const factors *f, real *to)
 {
-    const bool rows = packed(x->type, x->step) && packed(out->type, out->step);
-    if (p->kept != XF_KEPT_TILE && rows) {
-        for (int i = 0; i < p->rows; i++) {
-            const factors f = row_factors(p, i);
-            const real *kept = p->kept == XF_KEPT_OUT    ? (const real *)out->row[i]
-                               : p->kept == XF_KEPT_ROWS ? (real *)p->tile + i * p->classes
-                                                         : NULL;
-            for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += BLOCK) {
-                ptrdiff_t n = block_length(p->classes, j0);
-                const real *c = t ? fetch_target(t, i, j0, n, p->block[1]) : NULL;
-                real *to = place(out, i, j0, p->block[0]);
-                if (kept)
-                    write_row(what, true, kept + j0, c, n, &f, to);
-                else
-                    write_row(what, false, fetch(x, i, j0, n, p->block[0]), c, n, &f, to);
-                put(out, i, j0, n, to);
-            }
-        }
-        return;
+    if (stream) {
+        if (kept)
+            write_as(what, true, true, true, x, t, n, f, to);
+        else
+            write_as(what, false, true, true, x, t, n, f, to);
+    } else if (several) {
+        if (kept)
+            write_as(what, true, true, false, x, t, n, f, to);
+        else
+            write_as(what, false, true, false, x, t, n, f, to);
+    } else {
+        if (kept)
+            write_as(what, true, false, false, x, t, n, f, to);
+        else
+            write_as(what, false, false, false, x, t, n, f, to);
     }
-    const factors f = tile_factors(p);
-    real *tile = (real *)p->tile[0], *target = (real *)p->tile[1];
+}
+
+/* Row i, lanes along the classes. */
+static inline void write_along(writing what, const xf_rows *x, const xf_target *t, xf_panel *p,
+                               int i, const xf_out *out, const real *own)
+{
+    const bool stream = out->stream && out->type == REAL_TYPE && p->kept != XF_KEPT_OUT;
+    const real *kept = p->kept == XF_KEPT_OUT    ? (const real *)out->row[i]
+                       : p->kept == XF_KEPT_ROWS ? (real *)p->tile + i * p->classes
+                                                 : NULL;
+    const bool several = p->classes > SEGMENT;
+    factors f = row_factors(p, i);
+    real m = -INFINITY;
     for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += BLOCK) {
-        ptrdiff_t n = block_length(p->classes, j0);
-        bool kept = p->kept == XF_KEPT_TILE;
+        const ptrdiff_t n = block_length(p->classes, j0);
+        if (what != WRITE_LOGARITHM && several && j0 % SEGMENT == 0) {
+            if (kept)
+                m = ((const real *)p->top)[j0 / SEGMENT];
+            for (ptrdiff_t j = j0; !kept && j < p->classes && j < j0 + SEGMENT; j += BLOCK) {
+                const ptrdiff_t length = block_length(p->classes, j);
+                real b = block_maximum(fetch(x, i, j, length, p->block[0]), length);
+                m = b > m ? b : m;
+            }
+            at_segment(&f, v_set1(m));
+        }
+        const real *c = t ? fetch_target(t, i, j0, n, p->block[1]) : NULL;
+        const real *from = kept ? kept + j0 : fetch(x, i, j0, n, p->block[0]);
+        real *to = place(out, i, j0, p->block[0]);
+        write_block(what, kept != NULL, several, stream, from, c, n, &f, to);
+        put(out, i, j0, n, to);
+    }
+    if (own && p->label[i] >= 0)
+        write_one(out->row[i] + p->label[i] * out->step, out->type, own[i]);
+}
+
+/* All rows, lanes across them. */
+static inline void write_across(writing what, const xf_rows *x, const xf_target *t, xf_panel *p,
+                                const xf_out *out, const real *own)
+{
+    const bool kept = p->kept == XF_KEPT_TILE;
+    real *tile = (real *)p->tile[0], *target = (real *)p->tile[1];
+    factors f = tile_factors(p);
+    vec top = v_set1(-INFINITY);
+    for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += BLOCK) {
+        const ptrdiff_t n = block_length(p->classes, j0);
+        if (what != WRITE_LOGARITHM && p->classes > SEGMENT && j0 % SEGMENT == 0) {
+            for (ptrdiff_t j = j0; j < p->classes && j < j0 + SEGMENT; j += BLOCK) {
+                const ptrdiff_t length = block_length(p->classes, j);
+                read_tile(x, j, length, tile);
+                top = v_max(tile_maximum(tile, length), top);
+            }
+            at_segment(&f, top);
+        }
         if (!kept) {
             read_tile(x, j0, n, tile);
             if (t)
@@ -482,29 +655,44 @@ static inline void write_rows(writing what, const xf_rows *x, const xf_target *t
         }
         for (ptrdiff_t j = 0; j < n; j++) {
             vec a = v_load(tile + j * LANES), c = t ? v_load(target + j * LANES) : v_zero();
-            v_store(tile + j * LANES, written(what, kept, a, c, &f));
+            v_store(tile + j * LANES, written(what, kept, true, a, c, &f));
         }
-        write_tile(out, p->rows, j0, n, tile);
+        for (int i = 0; own && i < p->rows; i++)
+            if (p->label[i] >= j0 && p->label[i] < j0 + n)
+                tile[(p->label[i] - j0) * LANES + i] = own[i];
+        write_tile(out, p->rows, j0, n, tile, (char *)p->tile[2]);
     }
+}
+
+/* own: what is written at each row's label, or NULL. */
+static inline void write_rows(writing what, const xf_rows *x, const xf_target *t, xf_panel *p,
+                              const xf_out *out, const real *own)
+{
+    if (p->kept == XF_KEPT_TILE || !packed(x->type, x->step) || !packed(out->type, out->step)) {
+        write_across(what, x, t, p, out, own);
+    } else {
+        for (int i = 0; i < p->rows; i++)
+            write_along(what, x, t, p, i, out, own);
+    }
+    if (out->stream)
+        stream_fence();
 }
 
 static void softmax_gradient(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out)
 {
+    const real *own = state(p, OWN_GRADIENT);
     if (has_target(t))
-        write_rows(WRITE_GRADIENT, x, t, p, out);
+        write_rows(WRITE_GRADIENT, x, t, p, out, own);
     else
-        write_rows(WRITE_SCALED, x, NULL, p, out);
-    for (int i = 0; i < p->rows; i++) {
+        write_rows(WRITE_SCALED, x, NULL, p, out, own);
+    for (int i = 0; i < p->rows; i++)
         if (p->weight[i] < 0)
             clear(out, i, p->classes);
-        else if (p->label[i] >= 0)
-            write_one(out->row[i] + p->label[i] * out->step, out->type, state(p, OWN_GRADIENT)[i]);
-    }
 }
 
 static void logsumexp(const xf_rows *x, xf_panel *p, const xf_out *out)
 {
-    statistics(x, NULL, p, out);
+    statistics(x, NULL, p, out, false);
     vec m = v_load(state(p, MAXIMUM)), s = v_load(state(p, SUM));
     vec finite = v_add(m, finish_log(p)), lse = v_select(v_eq(s, s), m, s);
     real value[LANES];
@@ -519,7 +707,7 @@ static void softmax(const xf_rows *x, xf_panel *p, const xf_out *out, bool logar
     logsumexp(x, p, logarithm ? NULL : out);
     v_store(state(p, SCALE), v_div(v_set1(1), v_add(v_set1(1), v_load(state(p, SUM)))));
     if (logarithm)
-        write_rows(WRITE_LOGARITHM, x, NULL, p, out);
+        write_rows(WRITE_LOGARITHM, x, NULL, p, out, NULL);
     else
-        write_rows(WRITE_SCALED, x, NULL, p, out);
+        write_rows(WRITE_SCALED, x, NULL, p, out, NULL);
 }

@@ -23,6 +23,7 @@ cdef void softmax_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
     x.step = job.x.step
     x.type = out.type = type_of(job.x.kind)
     out.step = job.out.step
+    out.stream = streams(job.rows, job.classes, &job.x, &job.out)
     p.classes = job.classes
     p.wants_gradient = False
     while row < end:

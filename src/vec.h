@@ -127,6 +127,12 @@ INLINE void v_store(real *p, vec a)
         r_store(p + i * REG_LANES, a.r[i]);
 }
 
+INLINE void v_stream(real *p, vec a)
+{
+    for (int i = 0; i < REGS; i++)
+        r_stream(p + i * REG_LANES, a.r[i]);
+}
+
 INLINE bool v_all(mask m)
 {
     msk all = m.r[0];

@@ -1,0 +1,127 @@
+"""Just below, at and above every length at which the kernels change their way, the bits do not.
+
+The numbers are those of src: a register, a logical vector, two chains; TILE_CLASSES, BLOCK,
+SEGMENT, what a panel keeps, and the longest row that is kept. Rows with the classes apart in memory
+go across the lanes at every length, rows in the place of the logits are kept there, large ones are
+streamed: all ways meet in the same bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import xentfast
+from cases import Array
+from compare import assert_same_bits
+from xentfast import reference
+
+ML_DTYPES = pytest.importorskip("ml_dtypes")
+BOTH = xentfast.cross_entropy_value_and_grad
+PANEL = 16
+# In elements of float32; a block of float64 is half as long.
+LANES, CHAINS, TILE_CLASSES, BLOCK = 16, 32, 128, 512
+SEGMENT, KEPT, LONGEST = 8 * BLOCK, 64 * BLOCK, 64 * 8 * BLOCK
+SWITCHES = (8, LANES, CHAINS, TILE_CLASSES, BLOCK // 2, BLOCK, SEGMENT // 2, SEGMENT, 2 * SEGMENT)
+AROUND = sorted({n + d for n in SWITCHES for d in (-1, 0, 1)})
+LARGE = [n + d for n in (KEPT // 2, KEPT, LONGEST // 2, LONGEST) for d in (-1, 0, 1)]
+
+
+def assert_both_same_bits(actual: Any, expected: Any, what: str) -> None:
+    for part, a, b in zip(("value", "gradient"), actual, expected, strict=True):
+        assert_same_bits(a, b, f"{part}, {what}")
+
+
+def problem(rows: int, classes: int, dtype: Any) -> tuple[Array, Array]:
+    """Make rows whose maximum rises at several places."""
+    rng = np.random.default_rng(classes)
+    x = rng.standard_normal((rows, classes), np.float32) * 3
+    x += np.linspace(0, 30, classes, dtype=np.float32) * rng.integers(-1, 2, (rows, 1))
+    return x.astype(dtype), rng.integers(classes, size=rows)
+
+
+def ways(x: Array, labels: Array) -> dict[str, tuple[Any, Array]]:
+    """Compute value and gradient with the same numbers in different places."""
+    apart = np.zeros((x.shape[0], 2 * x.shape[1]), x.dtype)[:, ::2]
+    apart[...] = x
+    there = x.copy()
+    target = np.full((x.shape[0], x.shape[1] + 3), 7, x.dtype)[:, 1:-2]
+    found = {
+        "rows": BOTH(x, labels),
+        "apart": BOTH(apart, labels),
+        "in place": BOTH(there, labels, out=there),
+        "shifted": BOTH(x, labels, out=target),
+        "class axis first": BOTH(x.T.copy(), labels, axis=0),
+    }
+    loss, gradient = found["class axis first"]
+    found["class axis first"] = loss, gradient.T
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("classes", AROUND)
+def test_classes(classes: int, dtype: str, isa: str) -> None:
+    kind = ML_DTYPES.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
+    x, labels = problem(PANEL + 3, classes, kind)
+    found = ways(x, labels)
+    for name, result in found.items():
+        assert_both_same_bits(result, found["rows"], f"{name}, {classes} classes of {dtype}")
+    if kind == np.float64:
+        value, gradient = reference.cross_entropy_value_and_grad(x, labels)
+        np.testing.assert_allclose(found["rows"][0], value, rtol=1e-13)
+        np.testing.assert_allclose(found["rows"][1], gradient, rtol=1e-11, atol=1e-18)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("classes", LARGE)
+def test_long_rows(classes: int, dtype: str) -> None:
+    x, labels = problem(3, classes, dtype)
+    found = ways(x, labels)
+    for name, result in found.items():
+        assert_both_same_bits(result, found["rows"], f"{name}, {classes} classes of {dtype}")
+    value, gradient = reference.cross_entropy_value_and_grad(x, labels)
+    rtol = {"float64": 1e-13, "float32": 1e-6, "float16": 1e-6}[dtype]
+    np.testing.assert_allclose(found["rows"][0], value, rtol=rtol)
+    if dtype != "float16":
+        least = np.finfo(dtype).tiny
+        np.testing.assert_allclose(found["rows"][1], gradient, rtol=20 * rtol, atol=least)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 15, PANEL, PANEL + 1, 2 * PANEL - 1, 1000])
+@pytest.mark.parametrize("classes", [3, 10, 100, 130])
+def test_rows(rows: int, classes: int, isa: str) -> None:
+    """Panels that are not full: each row has the bits that it has alone."""
+    x, labels = problem(rows, classes, np.float32)
+    losses, gradient = BOTH(x, labels, reduction="none")
+    for i in {0, rows // 2, rows - 1}:
+        alone = BOTH(x[i : i + 1], labels[i : i + 1], reduction="none")
+        assert_both_same_bits(
+            (losses[i : i + 1], gradient[i : i + 1]), alone, f"row {i} of {rows}, {classes} classes"
+        )
+
+
+# 16 MiB are written past the caches.
+@pytest.mark.parametrize("classes", [10, 67, 128, 130, 1000, 4100, 33_000])
+def test_streamed(classes: int, isa: str) -> None:
+    rows = -(-(2**22) // classes)
+    x, labels = problem(rows, classes, np.float32)
+    there = x.copy()
+    in_place = BOTH(there, labels, out=there)
+    assert_both_same_bits(BOTH(x, labels), in_place, f"{classes} classes")
+    target = np.empty(x.size + 1, np.float32)[1:].reshape(x.shape)
+    assert_both_same_bits(BOTH(x, labels, out=target), in_place, f"{classes} classes, misaligned")
+    assert_same_bits(
+        xentfast.softmax(x), xentfast.softmax(there := x.copy(), out=there), f"softmax of {classes}"
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_streamed_halves(dtype: str) -> None:
+    kind = ML_DTYPES.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
+    for classes in (20, 1000):
+        x, labels = problem(2**23 // classes, classes, kind)
+        there = x.copy()
+        in_place = BOTH(there, labels, out=there)
+        assert_both_same_bits(BOTH(x, labels), in_place, f"{classes} classes of {dtype}")
