@@ -63,7 +63,7 @@ cdef extern from "rows.h" nogil:
         void *gradient
         ptrdiff_t n
         double label_smoothing, gradient_scale
-        xf_bool from_logits
+        xf_bool from_logits, stream
     ctypedef enum xf_divergence:
         XF_ENTROPY
         XF_KL
@@ -85,6 +85,7 @@ cdef extern from "rows.h" nogil:
         double (*mass)(const xf_rows *, int, ptrdiff_t, xf_bool *) noexcept nogil
         void (*widen)(const void *, xf_type, ptrdiff_t, void *) noexcept nogil
         void (*narrow)(const void *, ptrdiff_t, void *, xf_type) noexcept nogil
+        void (*stream)(char *, const char *, ptrdiff_t) noexcept nogil
         void (*elementwise)(int, const void *, void *, ptrdiff_t) noexcept nogil
 
 cdef extern from "half.h" nogil:

@@ -16,6 +16,15 @@ INLINE void prefetch(const void *p, ptrdiff_t ahead)
     __builtin_prefetch((const char *)((uintptr_t)p + (uintptr_t)ahead));
 }
 
+/* Bytes that what is read once is fetched ahead: a memory's latency of work, for a page's end stops
+   the hardware. */
+#define AHEAD 1024
+INLINE void prefetch_two(const real *p)
+{
+    prefetch(p, AHEAD);
+    prefetch(p + LANES, AHEAD);
+}
+
 /* The n elements from p on, n <= LANES, and fill behind them. */
 INLINE vec load_to(const real *p, ptrdiff_t n, vec fill)
 {
@@ -300,6 +309,9 @@ static inline void write_tile(const xf_out *out, int rows, ptrdiff_t j0, ptrdiff
         vec s[2] = {v_zero(), v_zero()};                                               \
         ptrdiff_t j = 0;                                                               \
         for (; j + CHAINS <= n; j += CHAINS) {                                         \
+            prefetch_two(p + j);                                                       \
+            if (q != p)                                                                \
+                prefetch_two(q + j);                                                   \
             s[0] = v_add(s[0], term(v_load(p + j), v_load(q + j), k));                 \
             s[1] = v_add(s[1], term(v_load(p + j + LANES), v_load(q + j + LANES), k)); \
         }                                                                              \

@@ -8,7 +8,7 @@ cdef struct CrossEntropy:
     Strided x, labels, class_weight, weights, losses, gradient
     ptrdiff_t rows, classes, chunk
     int panel
-    bint from_logits, dense, ignores, counting, wants_gradient
+    bint from_logits, dense, ignores, counting, wants_gradient, strips
     int64_t ignored
     double label_smoothing, z_loss, gradient_scale
     double *loss_sums           # of each chunk
@@ -80,27 +80,33 @@ cdef inline void add_in_four(double *sums, const double *values, ptrdiff_t at,
 cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
     cdef CrossEntropy *job = <CrossEntropy *> context
     cdef xf_panel p
+    cdef Strip strip
     cdef xf_rows x, dense
     cdef xf_out out
     cdef xf_target target
+    cdef const Strided *rows_of_x = &job.x
+    cdef const Strided *rows_of_gradient = &job.gradient
+    cdef const Shape *shape = &job.shape
     cdef const char *label[16]
     cdef const char *weight[16]
     cdef const char *loss[16]
     cdef double counts[16]
     cdef double loss_sum[4]
     cdef double weight_sum[4]
-    cdef ptrdiff_t first = chunk * job.chunk, end = first + job.chunk, row
+    cdef ptrdiff_t first = chunk * job.chunk, end = first + job.chunk, row = first
+    cdef ptrdiff_t begin = 0, taken = 0, stop
+    cdef bint stream = streams(job.rows, job.classes, &job.x, &job.gradient)
     cdef int i, n
     loss_sum[:] = [0, 0, 0, 0]
     weight_sum[:] = [0, 0, 0, 0]
     if end > job.rows:
         end = job.rows
-    x.step = job.x.step
+    stop = end
+    begin = first if job.strips else 0
     x.type = out.type = type_of(job.x.kind)
     dense.step = job.labels.step
     dense.type = type_of(job.labels.kind)
-    out.step = job.gradient.step
-    out.stream = streams(job.rows, job.classes, &job.x, &job.gradient)
+    out.stream = stream
     target.dense = &dense if job.dense else NULL
     target.class_weight = job.class_weight.data
     target.scale = 1 - job.label_smoothing
@@ -109,9 +115,14 @@ cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
     p.z_loss = job.z_loss
     p.gradient_scale = job.gradient_scale
     p.wants_gradient = job.wants_gradient
-    row = first
     while row < end:
-        n = <int> (end - row) if end - row < job.panel else job.panel
+        if job.strips and not job.counting and row == begin + taken:
+            taken = strip_rows(&job.shape, &job.x, row, end, job.classes)
+            begin, stop = row, row + taken
+            read_strip(&job.shape, &job.x, row, taken, job.classes, &strip)
+            shape, rows_of_x, rows_of_gradient = &strip.shape, &strip.rows, &strip.rows
+            out.stream = False
+        n = <int> (stop - row) if stop - row < job.panel else job.panel
         p.rows = n
         if job.dense:
             find_rows(&job.shape, &job.labels, row, n, dense.row)
@@ -124,9 +135,11 @@ cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
             load_labels(job, &p, label, counts)
         add_in_four(weight_sum, counts, row - first, n)
         if not job.counting:
-            find_rows(&job.shape, &job.x, row, n, x.row)
+            x.step = rows_of_x.step
+            find_rows(shape, rows_of_x, row - begin, n, x.row)
             if job.wants_gradient:
-                find_rows(&job.shape, &job.gradient, row, n, <const char **> out.row)
+                out.step = rows_of_gradient.step
+                find_rows(shape, rows_of_gradient, row - begin, n, <const char **> out.row)
             if job.from_logits:
                 job.kernels.softmax_loss(&x, &target, &p, &out if job.wants_gradient else NULL)
             else:
@@ -142,6 +155,9 @@ cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
                 else:
                     job.kernels.log_loss_gradient(&x, &target, &p, &out)
         row += n
+        if taken and row == stop and job.wants_gradient:
+            write_strip(&strip, job.kernels, stream, &job.shape, &job.gradient, begin,
+                        job.classes)
     job.loss_sums[chunk] = (loss_sum[0] + loss_sum[2]) + (loss_sum[1] + loss_sum[3])
     job.weight_sums[chunk] = (weight_sum[0] + weight_sum[2]) + (weight_sum[1] + weight_sum[3])
 
@@ -158,6 +174,10 @@ cdef int run_cross_entropy(CrossEntropy *job, bint mean, double *loss,
     job.chunk = rows_of_chunk(job.rows, job.classes)
     job.panel = panel_rows(job.kernels, job.classes, job.wants_gradient
                            and job.x.step == size_of(job.x.kind) == job.gradient.step)
+    job.strips = (job.from_logits
+                  and strip_rows(&job.shape, &job.x, 0, job.rows, job.classes) > 0
+                  and (not job.wants_gradient
+                       or strip_rows(&job.shape, &job.gradient, 0, job.rows, job.classes) > 0))
     chunks = (job.rows + job.chunk - 1) // job.chunk
     threads = threads_for(job.rows, job.classes)
     if chunks > 1:

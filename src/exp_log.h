@@ -136,12 +136,25 @@ INLINE vec v_split(vec y, vec *f)
     return v_sub(e, v_set1(EXPONENT_SHIFT + EXPONENT_BIAS));
 }
 
+/* Are all y positive, normal and finite? Then the rest can be spared, and most often it is. */
+INLINE bool v_all_plain(vec y)
+{
+    return v_all(v_and(v_le(v_set1(LEAST_NORMAL), y), v_le(y, v_set1(REAL_MAX))));
+}
+
+INLINE vec v_log_plain(vec y)
+{
+    vec f, e = v_split(y, &f);
+    return v_fma(e, v_set1(LN2_HIGH), v_log1p_small(f, v_mul(e, v_set1(LN2_LOW))));
+}
+
 /* log y of every y: -inf at 0, nan below. Worst error: see tests/test_math.py. */
 INLINE vec v_log(vec y)
 {
-    vec f, tiny = v_set1(LEAST_NORMAL);
-    mask small = v_lt(y, tiny);
-    vec e = v_split(v_select(small, v_mul(y, v_set1(SUBNORMAL_SCALE)), y), &f);
+    if (v_all_plain(y))
+        return v_log_plain(y);
+    mask small = v_lt(y, v_set1(LEAST_NORMAL));
+    vec f, e = v_split(v_select(small, v_mul(y, v_set1(SUBNORMAL_SCALE)), y), &f);
     e = v_sub(e, v_keep(small, v_set1(SUBNORMAL_EXPONENT)));
     vec r = v_fma(e, v_set1(LN2_HIGH), v_log1p_small(f, v_mul(e, v_set1(LN2_LOW))));
     r = v_select(v_eq(y, v_zero()), v_set1(-INFINITY), r);
@@ -157,12 +170,11 @@ INLINE vec v_log_ratio(vec a, vec b)
     vec e = v_split(y, &f);
     f = v_select(v_eq(e, v_zero()), near, f);
     vec r = v_fma(e, v_set1(LN2_HIGH), v_log1p_small(f, v_mul(e, v_set1(LN2_LOW))));
+    if (v_all_plain(y))
+        return r;
     /* Outside the normal numbers the quotient says too little. */
-    mask odd = v_or(v_lt(y, v_set1(LEAST_NORMAL)), v_lt(v_set1(1 / LEAST_NORMAL), y));
-    mask none = v_eq(v_sub(y, y), v_zero()); /* finite */
-    vec far = v_sub(v_log(a), v_log(b));
-    r = v_select(odd, far, r);
-    return v_select(none, r, far);
+    mask plain = v_and(v_le(v_set1(LEAST_NORMAL), y), v_le(y, v_set1(REAL_MAX)));
+    return v_select(plain, r, v_sub(v_log(a), v_log(b)));
 }
 
 /* log1p(s), s >= 0: log(1 + s) and the part of s that 1 + s lost. */

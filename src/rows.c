@@ -59,6 +59,7 @@ const xf_kernels JOIN(XF_ISA, XF_BITS) = {
     .mass = mass,
     .widen = widen,
     .narrow = narrow,
+    .stream = stream_copy,
     .elementwise = elementwise,
 };
 #endif

@@ -57,17 +57,17 @@ typedef struct {
        or all four: the panel's rows */
     unsigned char tile[4][XF_BLOCK_BYTES * 16];
     unsigned char top[XF_SEGMENTS * 8]; /* the maximum so far after each segment of a kept row */
-    unsigned char block[2][XF_BLOCK_BYTES];     /* a block of one row */
+    unsigned char block[2][XF_BLOCK_BYTES]; /* a block of one row */
 } xf_panel;
 
-/* One block of elements of binary cross-entropy; pos_weight, weight, loss and gradient may be NULL.
- */
+/* One block of elements of binary cross-entropy; pos_weight, weight, loss and gradient may be NULL;
+   stream: the gradient goes past the caches. */
 typedef struct {
     const void *x, *label, *pos_weight, *weight;
     void *loss, *gradient;
     ptrdiff_t n;
     double label_smoothing, gradient_scale;
-    bool from_logits;
+    bool from_logits, stream;
 } xf_binary;
 
 typedef enum { XF_ENTROPY, XF_KL, XF_JS } xf_divergence;
@@ -95,6 +95,8 @@ typedef struct {
     /* n elements of XF_F16 or XF_BF16 to the compute type, which is float, and back. */
     void (*widen)(const void *from, xf_type type, ptrdiff_t n, void *to);
     void (*narrow)(const void *from, ptrdiff_t n, void *to, xf_type type);
+    /* Bytes to a place past the caches. */
+    void (*stream)(char *to, const char *from, ptrdiff_t n);
     /* For the tests: exp, log, log1p and log1p on [0, 1] of n elements. */
     void (*elementwise)(int which, const void *x, void *y, ptrdiff_t n);
 } xf_kernels;

@@ -12,6 +12,8 @@ cdef enum:
     MOST_CHUNKS = 4096          # so that the sums of the chunks stay small
     THREAD_ELEMENTS = 65536     # less is not worth waking a thread
     STREAM_BYTES = 1 << 24      # more does not stay in the caches: it is written past them
+    STRIP_BYTES = 1 << 17       # a part of a second-level cache
+    FAR_APART = 1024            # bytes between classes that are read in strips
 
 # How an element that is not of the compute type is read. The codes are _checks.KINDS.
 cdef enum kind:
@@ -114,6 +116,53 @@ cdef inline void find_rows(const Shape *shape, const Strided *s, ptrdiff_t first
             at += 1
     for i in range(n, XF_PANEL):
         row[i] = row[0]
+
+
+# Rows side by side whose classes are far apart in memory, as the pixels of images: read row by row,
+# each line would come from another page. So they are copied, as many at once as fit: (classes, rows).
+cdef struct Strip:
+    Shape shape
+    Strided rows
+    char data[STRIP_BYTES]
+
+
+cdef inline ptrdiff_t strip_rows(const Shape *shape, const Strided *s, ptrdiff_t first,
+                                 ptrdiff_t end, ptrdiff_t classes) noexcept nogil:
+    """How many rows from `first` on to take as a strip; 0: they do not lie so."""
+    cdef ptrdiff_t inner = shape.axes - 1, item = size_of(s.kind)
+    cdef ptrdiff_t n = shape.size[inner] - first % shape.size[inner]
+    cdef ptrdiff_t fit = STRIP_BYTES // (classes * item) // XF_PANEL * XF_PANEL
+    if s.stride[inner] != item or s.step < FAR_APART or fit < 2 * XF_PANEL:
+        return 0
+    if n > fit:
+        n = fit
+    return n if n < end - first else end - first
+
+
+cdef inline void read_strip(const Shape *shape, const Strided *s, ptrdiff_t first, ptrdiff_t n,
+                            ptrdiff_t classes, Strip *strip) noexcept nogil:
+    cdef const char *p = find(shape, s, first)
+    cdef ptrdiff_t item = size_of(s.kind), j
+    for j in range(classes):
+        memcpy(strip.data + j * n * item, p + j * s.step, n * item)
+    strip.shape.axes = 1
+    strip.shape.size[0] = n
+    strip.rows.data = strip.data
+    strip.rows.stride[0] = item
+    strip.rows.step = n * item
+    strip.rows.kind = s.kind
+
+
+cdef inline void write_strip(const Strip *strip, const xf_kernels *k, bint stream,
+                             const Shape *shape, const Strided *s, ptrdiff_t first,
+                             ptrdiff_t classes) noexcept nogil:
+    cdef char *p = find(shape, s, first)
+    cdef ptrdiff_t n = strip.rows.step, j
+    for j in range(classes):
+        if stream:
+            k.stream(p + j * s.step, strip.data + j * n, n)
+        else:
+            memcpy(p + j * s.step, strip.data + j * n, n)
 
 
 cdef inline double number(const char *p, int kind_) noexcept nogil:

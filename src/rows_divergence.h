@@ -1,8 +1,11 @@
 /* Entropy and divergences of rows of probabilities. With P = sum p_j where p is to be normalised:
-     entropy         -sum p log p;  normalised  (sum p_j log(P / p_j)) / P, where the largest p_j
-   has log(P / p_j) = log1p((P - p_j) / p_j) from the sum of the others, so that the small entropy
-   of a confident row keeps its digits KL              sum p log(p / q) Jensen-Shannon  sum (p log(p
-   / m) + q log(q / m)) / 2,  m = (p + q) / 2 A term with p = 0 is 0, a negative one nan. */
+
+     entropy         -sum p log p;  normalised (sum p_j log(P / p_j)) / P
+     KL              sum p log(p / q)
+     Jensen-Shannon  sum (p log(p / m) + q log(q / m)) / 2,  m = (p + q) / 2
+
+   The largest p_j has log(P / p_j) = log1p((P - p_j) / p_j) from the sum of the others, so that the
+   small entropy of a confident row keeps its digits. A term with p = 0 is 0, a negative one nan. */
 
 typedef struct {
     vec p, q; /* what each is multiplied by */
@@ -37,6 +40,8 @@ INLINE vec relative_term(vec p, vec q)
 {
     vec none = v_zero();
     vec a = v_mul(p, v_log_ratio(p, q));
+    if (v_all_plain(p) && v_all_plain(q))
+        return a;
     a = v_select(v_eq(p, none), v_mul(q, none), a);
     a = v_select(v_eq(q, none), v_select(v_lt(none, p), v_set1(INFINITY), v_mul(p, none)), a);
     return v_select(v_or(v_lt(p, none), v_lt(q, none)), v_set1(NAN), a);
@@ -91,6 +96,8 @@ static double normalized_entropy(const xf_rows *p, int i, ptrdiff_t classes)
     double count = row_sum(sum_equal, p, NULL, i, classes, &k);
     double others = row_sum(sum_others, p, NULL, i, classes, &k) + (count - 1) * most;
     double total = others + most;
+    if (total < 0 && most > 0) /* the one held out is negative then */
+        return NAN;
     k.p = v_set1((real)(1 / total));
     real log[LANES];
     v_store(log, v_log1p(v_set1((real)(others / most))));

@@ -1,7 +1,10 @@
 /* Binary cross-entropy, element by element, with t the label (smoothed), q the weight of the
-   positive class, a = q t and b = 1 - t: from logits          loss = a softplus(-x) + b
-   softplus(x),  softplus(x) = max(x, 0) + log1p(exp(-|x|)) gradient = b sigmoid(x) - a sigmoid(-x)
-     from probabilities   loss = -a log p - b log(1 - p),  gradient = -a / p + b / (1 - p)
+   positive class, a = q t and b = 1 - t:
+
+     from logits         loss = a softplus(-x) + b softplus(x), softplus(x) = max(x, 0) +
+                         log1p(exp(-|x|));  gradient = b sigmoid(x) - a sigmoid(-x)
+     from probabilities  loss = -a log p - b log(1 - p);  gradient = -a / p + b / (1 - p)
+
    A factor of 0 makes its term 0, even against inf. */
 
 /* log(1 - p), p in [0, 1] */
@@ -42,16 +45,18 @@ INLINE vec binary_gradient(bool from_logits, vec x, vec a, vec b)
     return v_sub(v_mul(b, up), v_mul(a, down));
 }
 
-INLINE vec binary_step(const xf_binary *b, bool from_logits, ptrdiff_t j, ptrdiff_t n, mask *good)
+/* plain: no weights, no smoothing and no losses to write. */
+INLINE vec binary_step(const xf_binary *b, bool from_logits, bool plain, real *gradient,
+                       ptrdiff_t j, ptrdiff_t n, mask *good)
 {
     const vec one = v_set1(1);
-    const real *q = b->pos_weight, *w = b->weight;
-    real *loss = b->loss, *gradient = b->gradient;
+    const real *q = plain ? NULL : b->pos_weight, *w = plain ? NULL : b->weight;
+    real *loss = plain ? NULL : b->loss;
     vec x = load_to((const real *)b->x + j, n, v_zero());
     vec t = load_to((const real *)b->label + j, n, v_zero());
     *good = v_and(*good, v_and(v_le(v_zero(), t), v_le(t, one)));
     vec rest = v_sub(one, t); /* smoothed by itself: 1 - t of the smoothed t would cancel */
-    if (b->label_smoothing != 0) {
+    if (!plain && b->label_smoothing != 0) {
         vec share = v_set1((real)(1 - b->label_smoothing)),
             half = v_set1((real)(b->label_smoothing / 2));
         t = v_fma(t, share, half);
@@ -72,18 +77,22 @@ INLINE vec binary_step(const xf_binary *b, bool from_logits, ptrdiff_t j, ptrdif
     return value;
 }
 
-static inline double binary_block(const xf_binary *b, bool from_logits, bool *valid)
+INLINE double binary_block(const xf_binary *b, bool from_logits, bool plain, real *gradient,
+                           bool *valid)
 {
     vec s[2] = {v_zero(), v_zero()};
     mask good = v_le(s[0], s[0]);
     ptrdiff_t j = 0;
     for (; j + CHAINS <= b->n; j += CHAINS) {
-        s[0] = v_add(s[0], binary_step(b, from_logits, j, LANES, &good));
-        s[1] = v_add(s[1], binary_step(b, from_logits, j + LANES, LANES, &good));
+        prefetch_two((const real *)b->x + j);
+        prefetch_two((const real *)b->label + j);
+        for (int c = 0; c < 2; c++)
+            s[c] = v_add(s[c],
+                         binary_step(b, from_logits, plain, gradient, j + c * LANES, LANES, &good));
     }
     for (int c = 0; j < b->n; c++, j += LANES) {
         ptrdiff_t n = b->n - j < LANES ? b->n - j : LANES;
-        vec a = binary_step(b, from_logits, j, n, &good);
+        vec a = binary_step(b, from_logits, plain, gradient, j, n, &good);
         s[c] = v_add(s[c], n < LANES ? v_fill_from(a, n, v_zero()) : a);
     }
     if (!v_all(good))
@@ -93,5 +102,14 @@ static inline double binary_block(const xf_binary *b, bool from_logits, bool *va
 
 static double binary(const xf_binary *b, bool *valid)
 {
-    return b->from_logits ? binary_block(b, true, valid) : binary_block(b, false, valid);
+    _Alignas(64) real block[BLOCK];
+    real *gradient = b->stream ? block : b->gradient;
+    const bool plain = !b->pos_weight && !b->weight && !b->loss && b->label_smoothing == 0;
+    double sum = !b->from_logits    ? binary_block(b, false, false, gradient, valid)
+                 : !plain           ? binary_block(b, true, false, gradient, valid)
+                 : gradient != NULL ? binary_block(b, true, true, gradient, valid)
+                                    : binary_block(b, true, true, NULL, valid);
+    if (b->stream)
+        stream_copy(b->gradient, (const char *)block, b->n * (ptrdiff_t)sizeof(real));
+    return sum;
 }

@@ -19,10 +19,6 @@ static inline real *state(xf_panel *p, int which) { return (real *)p->state[whic
 #define KEPT ((ptrdiff_t)(sizeof(((xf_panel *)0)->tile) / sizeof(real)))
 /* Up to so many classes a panel is faster with its lanes across the rows. */
 #define TILE_CLASSES 128
-/* Bytes that a row read once is fetched ahead: a memory's latency of work, for a page's end stops
-   the hardware. */
-#define AHEAD 1024
-
 /* The sums of one row over its blocks so far. */
 typedef struct {
     real maximum;
@@ -46,8 +42,7 @@ static inline real block_maximum(const real *x, ptrdiff_t n)
     vec a = least, b = least;
     ptrdiff_t j = 0;
     for (; j + CHAINS <= n; j += CHAINS) {
-        prefetch(x + j, AHEAD);
-        prefetch(x + j + LANES, AHEAD);
+        prefetch_two(x + j);
         a = v_max(v_load(x + j), a);
         b = v_max(v_load(x + j + LANES), b);
     }
@@ -191,7 +186,8 @@ static inline void row_statistics(const xf_rows *rows, const xf_target *t, xf_pa
                                   real *buffer, real *keep)
 {
     running a = {.maximum = -INFINITY};
-    const ptrdiff_t classes = p->classes, next = rows->row[i + 1 < p->rows ? i + 1 : i] - rows->row[i];
+    const ptrdiff_t classes = p->classes,
+                    next = rows->row[i + 1 < p->rows ? i + 1 : i] - rows->row[i];
     if (classes <= BLOCK) {
         const real *x = fetch(rows, i, 0, classes, buffer);
         const real m = block_maximum(x, classes);
@@ -674,8 +670,6 @@ static inline void write_rows(writing what, const xf_rows *x, const xf_target *t
         for (int i = 0; i < p->rows; i++)
             write_along(what, x, t, p, i, out, own);
     }
-    if (out->stream)
-        stream_fence();
 }
 
 static void softmax_gradient(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out)

@@ -9,35 +9,52 @@ cdef struct Softmax:
     Strided x, out
     ptrdiff_t rows, classes, chunk
     int panel, what
+    bint strips
 
 
 cdef void softmax_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
     cdef Softmax *job = <Softmax *> context
     cdef xf_panel p
+    cdef Strip strip
     cdef xf_rows x
     cdef xf_out out
-    cdef ptrdiff_t row = chunk * job.chunk, end = row + job.chunk
+    cdef const Strided *rows_of_x = &job.x
+    cdef const Strided *rows_of_out = &job.out
+    cdef const Shape *shape = &job.shape
+    cdef ptrdiff_t row = chunk * job.chunk, end = row + job.chunk, begin = 0, taken = 0, stop
+    cdef bint stream = job.what != LOGSUMEXP and streams(job.rows, job.classes, &job.x, &job.out)
     cdef int i, n
     if end > job.rows:
         end = job.rows
-    x.step = job.x.step
+    stop = end
+    begin = row if job.strips else 0
     x.type = out.type = type_of(job.x.kind)
-    out.step = job.out.step
-    out.stream = streams(job.rows, job.classes, &job.x, &job.out)
+    out.stream = stream
     p.classes = job.classes
     p.wants_gradient = False
     while row < end:
-        n = <int> (end - row) if end - row < job.panel else job.panel
+        if job.strips and row == begin + taken:
+            taken = strip_rows(&job.shape, &job.x, row, end, job.classes)
+            begin, stop = row, row + taken
+            read_strip(&job.shape, &job.x, row, taken, job.classes, &strip)
+            shape, rows_of_x, rows_of_out = &strip.shape, &strip.rows, &strip.rows
+            out.stream = False
+        n = <int> (stop - row) if stop - row < job.panel else job.panel
         p.rows = n
-        find_rows(&job.shape, &job.x, row, n, x.row)
-        find_rows(&job.shape, &job.out, row, n, <const char **> out.row)
+        x.step = rows_of_x.step
+        find_rows(shape, rows_of_x, row - begin, n, x.row)
         if job.what == LOGSUMEXP:
+            find_rows(&job.shape, &job.out, row, n, <const char **> out.row)
             job.kernels.logsumexp(&x, &p, NULL)
             for i in range(n):
                 put_number(out.row[i], job.out.kind, p.lse[i])
         else:
+            out.step = rows_of_out.step
+            find_rows(shape, rows_of_out, row - begin, n, <const char **> out.row)
             job.kernels.softmax(&x, &p, &out, job.what == LOG_SOFTMAX)
         row += n
+        if taken and row == stop and job.what != LOGSUMEXP:
+            write_strip(&strip, job.kernels, stream, &job.shape, &job.out, begin, job.classes)
 
 
 def softmax(const storage[:, :, :, :, :, :, :] x, int kind_, out, int what):
@@ -63,6 +80,8 @@ def softmax(const storage[:, :, :, :, :, :, :] x, int kind_, out, int what):
     job.chunk = rows_of_chunk(job.rows, job.classes)
     job.panel = panel_rows(job.kernels, job.classes, what != LOGSUMEXP
                            and job.x.step == size_of(kind_) == job.out.step)
+    job.strips = strip_rows(&job.shape, &job.x, 0, job.rows, job.classes) > 0 and (
+        what == LOGSUMEXP or strip_rows(&job.shape, &job.out, 0, job.rows, job.classes) > 0)
     with nogil:
         xf_pool_run(softmax_chunk, &job, (job.rows + job.chunk - 1) // job.chunk,
                     threads_for(job.rows, job.classes))

@@ -34,9 +34,8 @@ typedef __mmask8 msk;
 INLINE reg r_set1(real a) { return P(set1)(a); }
 INLINE reg r_load(const real *p) { return P(loadu)(p); }
 INLINE void r_store(real *p, reg a) { P(storeu)(p, a); }
-/* Past the caches, to a p aligned to a register; visible to other threads behind the fence. */
+/* Past the caches, to a p aligned to a register. The pool's locks order it before what follows. */
 INLINE void r_stream(real *p, reg a) { P(stream)(p, a); }
-INLINE void stream_fence(void) { _mm_sfence(); }
 
 /* The first n lanes (0 <= n <= REG_LANES); the others read as 0 and are not written. */
 INLINE msk r_first(ptrdiff_t n) { return (msk)((1u << n) - 1); }

@@ -25,7 +25,6 @@ INLINE reg r_load(const real *p) { return P(vld1q)(p); }
 INLINE void r_store(real *p, reg a) { P(vst1q)(p, a); }
 /* Where other sets store past the caches. */
 INLINE void r_stream(real *p, reg a) { r_store(p, a); }
-INLINE void stream_fence(void) {}
 
 /* The first n lanes (0 <= n <= REG_LANES); the others read as 0 and are not written. */
 INLINE reg r_load_part(const real *p, ptrdiff_t n)

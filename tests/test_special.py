@@ -184,6 +184,8 @@ def test_entropy_at_the_ends(dtype: str, isa: str) -> None:
     p = np.array([[0, 1, 0], [1, 0, 0], [-0.1, 0.6, 0.5], [NAN, 0, 1], [0, 0, 0]], dtype)
     assert_rows(xentfast.entropy(p), [0, 0, NAN, NAN, 0], dtype)
     assert np.isnan(xentfast.entropy(np.zeros(3, dtype), normalize=True))
+    for row in ([-1, -1, 0.6], [1, -3, 1], [0.5, 0.5, -3]):  # the largest is negative, divided
+        assert np.isnan(xentfast.entropy(np.array(row, dtype), normalize=True))
 
 
 def test_divergences_at_the_ends(dtype: str, isa: str) -> None:

@@ -125,3 +125,48 @@ def test_streamed_halves(dtype: str) -> None:
         there = x.copy()
         in_place = BOTH(there, labels, out=there)
         assert_both_same_bits(BOTH(x, labels), in_place, f"{classes} classes of {dtype}")
+
+
+# Pixels: from 256 classes' distance of 4 bytes on, rows are read in strips of what 128 KiB hold.
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize(
+    ("images", "classes", "pixels"),
+    [
+        (2, 3, 255),
+        (2, 3, 256),
+        (2, 3, 257),
+        (2, 150, 1000),  # several strips in an image, and one that ends with it
+        (3, 100, 1300),  # chunks that begin in one image and end in the next
+        (1, 511, 600),
+        (1, 512, 600),
+        (1, 1024, 520),  # two panels fill a strip of float32
+        (1, 1025, 520),
+        (1, 2049, 520),
+    ],
+)
+def test_class_axis_second(images: int, classes: int, pixels: int, dtype: str) -> None:
+    x, labels = problem(images * pixels, classes, np.dtype(dtype))
+    losses, gradient = BOTH(x, labels, reduction="none")
+    lead = (images, pixels)
+    second = np.moveaxis(x.reshape(*lead, classes), -1, 1).copy()
+    found = BOTH(second, labels.reshape(lead), axis=1, reduction="none")
+    what = f"{images} x {classes} x {pixels} of {dtype}"
+    assert_both_same_bits(
+        found, (losses.reshape(lead), np.moveaxis(gradient.reshape(*lead, classes), -1, 1)), what
+    )
+    for function in (xentfast.softmax, xentfast.log_softmax):
+        expected = np.moveaxis(function(x).reshape(*lead, classes), -1, 1)
+        assert_same_bits(function(second, axis=1), expected, f"{function.__name__}, {what}")
+    expected = xentfast.logsumexp(x).reshape(lead)
+    assert_same_bits(xentfast.logsumexp(second, axis=1), expected, f"logsumexp, {what}")
+    there = second.copy()
+    in_place = BOTH(there, labels.reshape(lead), axis=1, reduction="none", out=there)
+    assert_both_same_bits(in_place, found, f"in place, {what}")
+
+
+def test_class_axis_second_streamed() -> None:
+    x, labels = problem(3 * 20_000, 80, np.float32)
+    second = np.moveaxis(x.reshape(3, 20_000, 80), -1, 1).copy()
+    there = second.copy()
+    in_place = BOTH(there, labels.reshape(3, -1), axis=1, out=there)
+    assert_both_same_bits(BOTH(second, labels.reshape(3, -1), axis=1), in_place, "80 classes")

@@ -1,0 +1,80 @@
+"""No function takes memory of the size of its arguments, beyond what it returns."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+# In a process of its own: the most memory it ever had, before and after a call whose arguments and
+# result were touched before. Buffers, threads and code are touched by a small call first.
+SCRIPT = """
+import pathlib, re, sys
+import numpy as np
+import xentfast
+
+name, axis = sys.argv[1], int(sys.argv[2])
+shape = (3000, 2000) if axis == -1 else (3, 100, 20_000)
+x = np.full(shape, 0.25, np.float32)
+y = np.zeros(np.delete(shape, axis), np.int64)
+out = np.zeros_like(x)
+calls = {
+    "value": lambda x, y, out: xentfast.cross_entropy(x, y, axis=axis),
+    "gradient": lambda x, y, out: xentfast.cross_entropy_value_and_grad(x, y, axis=axis, out=out),
+    "smoothed": lambda x, y, out: xentfast.cross_entropy_value_and_grad(
+        x, y, axis=axis, label_smoothing=0.1, class_weight=np.ones(x.shape[axis]), out=out),
+    "dense": lambda x, y, out: xentfast.cross_entropy(x, x, axis=axis),
+    "probabilities": lambda x, y, out: xentfast.cross_entropy(x, y, axis=axis, from_logits=False),
+    "softmax": lambda x, y, out: xentfast.softmax(x, axis=axis, out=out),
+    "log_softmax": lambda x, y, out: xentfast.log_softmax(x, axis=axis, out=out),
+    "logsumexp": lambda x, y, out: xentfast.logsumexp(x, axis=axis),
+    "entropy": lambda x, y, out: xentfast.entropy(x, axis=axis, normalize=True),
+    "kl": lambda x, y, out: xentfast.kl_divergence(x, x, axis=axis),
+    "copy": lambda x, y, out: x.copy(),
+    "binary": lambda x, y, out: xentfast.binary_cross_entropy_value_and_grad(x, x, out=out),
+}
+call = calls[name]
+few = [slice(None)] * x.ndim
+few[0 if axis == -1 else 2] = slice(0, 700)
+small = [np.ascontiguousarray(a) for a in (x[tuple(few)], y[:700] if axis == -1 else y[:, :700],
+                                           out[tuple(few)])]
+for _ in range(3):
+    call(*small)
+del small
+pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak begins again with what is there
+status = pathlib.Path("/proc/self/status")
+most = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1])
+before = most()
+call(x, y, out)
+print(most() - before)
+"""
+NAMES = (
+    "value", "gradient", "smoothed", "dense", "probabilities", "softmax", "log_softmax",
+    "logsumexp", "entropy", "kl", "binary",
+)  # fmt: skip
+
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is of Linux")
+
+
+def extra_memory(name: str, axis: int) -> int:
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", SCRIPT, name, str(axis)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"XENTFAST_NUM_THREADS": "2"},
+    )
+    return int(result.stdout)
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize("name", NAMES)
+def test_extra_memory(name: str, axis: int) -> None:
+    assert extra_memory(name, axis) < 2**20  # beside 24 MB of logits
+
+
+def test_an_array_would_be_seen() -> None:
+    assert extra_memory("copy", -1) > 2**24
