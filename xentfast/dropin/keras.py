@@ -342,9 +342,9 @@ def _reduce(losses: Array, weight: Any, counts: Array | None, reduction: str | N
     if weight is not None:
         weight = np.asarray(weight, losses.dtype)
     if counts is not None:
-        mask = counts.astype(losses.dtype)
+        mask: Array = counts.astype(losses.dtype)
         if over_batch:
-            mask *= mask.size / max(1, np.count_nonzero(counts))
+            mask *= mask.size / max(1, int(counts.sum()))
         if weight is not None:
             mask, weight = _same_rank(mask, weight)
             mask = mask * weight
@@ -358,5 +358,5 @@ def _reduce(losses: Array, weight: Any, counts: Array | None, reduction: str | N
     if reduction == "sum":
         return total
     by_weight = weight is not None and not over_batch
-    divisor = float(np.sum(weight, dtype=np.float64)) if by_weight else losses.size
+    divisor: float = float(np.sum(weight, dtype=np.float64)) if by_weight else losses.size
     return np.asarray(total / divisor if divisor else 0.0)
