@@ -1,13 +1,15 @@
 """The cross-entropies of `keras.losses` on NumPy arrays, with the results of its NumPy backend.
 
 The classes hold their arguments to their dtype (float32) as Keras does; the functions take that of
-`y_pred`, float32 for a list. Lists are arrays everywhere. Better than there, on purpose:
+`y_pred`, which for lists, and for float64 except with class indices, means float32 there and here.
+Lists are arrays everywhere. Better than there, on purpose:
 
 - a class index out of range is a ValueError, not a loss of 0 or an IndexError, and class indices
   stay integers: float16 does not round 3001 to 3000;
 - a logit of -inf is an honest class of probability 0, where Keras says nan;
 - 16 bits are worked out in float32 and rounded once, so that 1 - epsilon is not 1 and no sum
   overflows; a confident row, and a probability next to 0 or 1, keep their digits;
+- a class of dtype float64 works in float64, where the NumPy backend rounds to float32 on the way;
 - a row of `ignore_class` warns of nothing, whatever it holds;
 - `label_smoothing` and binary labels outside [0, 1] are a ValueError.
 
@@ -266,7 +268,11 @@ def _plain(cls: Any, y_true: npt.ArrayLike, y_pred: Any, *args: Any, **options: 
     while isinstance(leaf, list | tuple) and leaf:
         leaf = leaf[0]
     dtype = np.dtype(getattr(leaf, "dtype", np.float32))
-    loss = cls(*args, **options, dtype=np.float64 if dtype.kind in "biu" else dtype)
+    if dtype.kind in "biu":
+        dtype = np.dtype(np.float64)
+    elif dtype == np.float64 and cls is not SparseCategoricalCrossentropy:
+        dtype = np.dtype(np.float32)
+    loss = cls(*args, **options, dtype=dtype)
     losses, _ = loss._losses(np.asarray(y_true), np.asarray(y_pred))
     return losses.astype(loss.dtype)[()]
 
@@ -326,7 +332,7 @@ def _by_block(
     """Work out the losses (...) of t and x (..., classes), at once or block by block."""
     work = _work(dtype)
     if whole and x.dtype in (dtype, work):
-        return rows(t, x)
+        return np.asarray(rows(t, x))
     losses = np.empty(x.shape[:-1], work)
     try:
         for at in _blocks(x.shape[:-1], x.shape[-1]):

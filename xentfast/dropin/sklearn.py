@@ -22,7 +22,7 @@ import xentfast
 
 Array = npt.NDArray[Any]
 
-_BLOCK = 2**17  # entries of a gradient, from which a Hessian is made while they are in the cache
+_BLOCK = 2**18  # entries of a gradient, from which a Hessian is made while they are in the cache
 
 
 class InvalidParameterError(ValueError, TypeError):
