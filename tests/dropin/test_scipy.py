@@ -49,7 +49,7 @@ def test_signature(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", RTOL)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     shape=st.sampled_from([(6,), (5, 7), (2, 3, 4), (1, 1), (0, 3), (3, 0)]),
@@ -78,7 +78,7 @@ def test_entropy(
         axis = None
     p = rng.random(shape).astype(dtype)
     q_shape = {"one row": shape[-1:], "one entry": (1,)}.get(relative, shape)
-    q = None if relative == "no" else rng.random(q_shape).astype(dtype) + dtype_one(dtype)
+    q = None if relative == "no" else rng.random(q_shape).astype(dtype) + np.dtype(dtype).type(0.1)
     for a in (p, q):
         if a is None or odd is None or not a.size:
             continue
@@ -93,17 +93,17 @@ def test_entropy(
     elif layout == "reversed":
         p = p[::-1]
     options = {"base": base, "axis": axis, "nan_policy": nan_policy, "keepdims": keepdims}
+    if axis is None and q is not None:
+        q = np.broadcast_to(q, shape)
     expected = quiet(stats.entropy, p, q, **options)
+    if dtype == "float16":  # SciPy says float32, but for some nans float16
+        expected = expected.astype(np.float32)
     assert_same(ours.entropy(p, q, **options), expected, RTOL[dtype])
-
-
-def dtype_one(dtype: str) -> Any:
-    return np.dtype(dtype).type(0.1)
 
 
 @pytest.mark.parametrize("name", SPECIAL)
 @pytest.mark.parametrize("dtype", RTOL)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     shape=st.sampled_from([(6,), (5, 7), (2, 3, 4), (1, 1), (0, 3), ()]),
@@ -131,8 +131,8 @@ def test_special(
     assert_same(found, expected, RTOL[dtype])
     if name == "logsumexp":
         options = {"axis": axis, "keepdims": True, "return_sign": True}
-        pairs = zip(ours.logsumexp(x, **options), quiet(special.logsumexp, x, **options))
-        for found, expected in pairs:
+        signed = ours.logsumexp(x, **options), quiet(special.logsumexp, x, **options)
+        for found, expected in zip(*signed, strict=True):
             assert_same(found, expected, RTOL[dtype])
 
 
@@ -143,6 +143,7 @@ def test_lists_integers_and_scalars() -> None:
         if not isinstance(a, list) or a[0] is not True:
             assert_same(ours.softmax(a), special.softmax(a))
             assert_same(ours.log_softmax(a), special.log_softmax(a))
+    assert_same(ours.entropy([-1, -1, 0.6]), stats.entropy([-1, -1, 0.6]))  # the sum is negative
     for p, q in [([1, 2], np.float32([1, 3])), (np.float16([1, 2]), np.float32([1, 3]))]:
         assert_same(ours.entropy(p, q), stats.entropy(p, q), 1e-6)
 
@@ -156,7 +157,7 @@ def test_nothing() -> None:
     assert_same(ours.logsumexp([]), special.logsumexp([]))
     for name in ("softmax", "log_softmax"):
         for f in (getattr(ours, name), theirs(name)):
-            with pytest.raises(ValueError, match="zero-size array|at least one class"):
+            with pytest.raises(ValueError, match=r"zero-size array|at least one class"):
                 f(empty, axis=0)
 
 

@@ -34,8 +34,8 @@ def entropy(
 ) -> Any:
     """Entropy of `pk`, or its divergence from `qk`, along `axis`; each is divided by its sum.
 
-    Only rows for which the kernel says nan are looked at again: for negative numbers, which make
-    the entropy -inf and the divergence inf, and for what `nan_policy` says of nan.
+    Only rows for which the kernel has no entropy are looked at again: for negative numbers, which
+    make the entropy -inf and the divergence inf, and for what `nan_policy` says of nan.
     """
     policies = {"propagate", "raise", "omit"}
     if nan_policy not in policies:
@@ -43,12 +43,14 @@ def entropy(
     if base is not None and base <= 0:
         raise ValueError("`base` must be a positive number or `None`.")
     given = [_real(a) for a in ((pk,) if qk is None else (pk, qk))]
-    dtype = np.result_type(np.float32, *given)
+    dtype, ndim = np.result_type(np.float32, *given), max(a.ndim for a in given)
+    if axis is None:
+        given = [a.ravel() for a in given]
     try:
         given = list(np.broadcast_arrays(*given))
     except ValueError:
         raise ValueError("Array shapes are incompatible for broadcasting.") from None
-    shape = _kept(given[0], axis)
+    shape = (1,) * ndim if axis is None else _kept(given[0], axis)
     p, *q = (_rows(a, axis) for a in given)
     if p.shape[-1] == 0:
         result = np.zeros(p.shape[:-1], dtype)
@@ -56,7 +58,7 @@ def entropy(
         result = np.asarray(xentfast.kl_divergence(p, *q, normalize=True))
     else:
         result = np.asarray(xentfast.entropy(p, normalize=True))
-    again = np.isnan(result)
+    again = np.isnan(result) if q else ~(result >= 0)
     if again.any():
         p, *q = (a[again].astype(np.float64) for a in (p, *q))
         missing = np.isnan(p + q[0] if q else p)

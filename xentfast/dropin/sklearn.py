@@ -108,7 +108,8 @@ def log_loss(
             f"labels: {classes}"
         )
     if index.ndim == 2:
-        clipped = np.clip(p, eps, 1 - eps)
+        both = p if columns == p.shape[-1] and p.ndim == 2 else np.stack([1 - p, p], -1)
+        clipped = np.clip(both.reshape(-1, columns), eps, 1 - eps)
         losses = xentfast.cross_entropy(
             clipped, index.astype(p.dtype), from_logits=False, reduction="none"
         )
