@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import xentfast.dropin.scipy as ours
 
+pytest.importorskip("scipy", minversion="1.17")
 stats = pytest.importorskip("scipy.stats")
 special = pytest.importorskip("scipy.special")
 

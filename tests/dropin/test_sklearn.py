@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import xentfast
 import xentfast.dropin.sklearn as ours
 
+pytest.importorskip("sklearn", minversion="1.9")
 metrics = pytest.importorskip("sklearn.metrics")
 losses = pytest.importorskip("sklearn._loss")
 
