@@ -378,6 +378,19 @@ def test_a_bad_binary_label_is_placed_in_the_whole() -> None:
         ours.BinaryCrossentropy()(t, x)
 
 
+def test_smoothing_out_of_range() -> None:
+    for name in ("BinaryCrossentropy", "CategoricalCrossentropy"):
+        with pytest.raises(ValueError, match=r"label_smoothing must be in \[0, 1\], got 1.5"):
+            getattr(ours, name)(label_smoothing=1.5)(np.eye(2), np.eye(2))
+
+
+def test_a_scalar_weighs_a_masked_loss() -> None:
+    x = np.random.default_rng(4).normal(size=(3, 4))
+    loss = ours.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
+    once, twice = (loss(np.array([1, 0, 2]), x, sample_weight=w) for w in (1, 2))
+    assert once == loss(np.array([1, 0, 2]), x) == twice / 2
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_class_indices_are_not_rounded(dtype: str) -> None:
     pytest.importorskip("ml_dtypes")

@@ -185,6 +185,17 @@ def test_epsilon_of_the_dtype() -> None:
         assert_same_outcome([0, 1], p)
 
 
+def test_integers_that_fill_their_dtype() -> None:
+    p = np.random.default_rng(0).dirichlet(np.ones(256), 256)
+    for dtype in ("int8", "uint8"):
+        info = np.iinfo(dtype)
+        y = np.arange(info.min, info.max + 1).astype(dtype)
+        assert_same_outcome(y, p)
+        assert_same_outcome(y[::-1], p, labels=y)
+    assert_same_outcome(np.array([0, 2**63 - 1, 2**64 - 1], np.uint64)[[0, 1, 1]], P)
+    assert_same_outcome(np.array([-(2**63), 2**63 - 1])[[0, 1, 1]], P)
+
+
 def test_invalid_parameter_is_both_errors() -> None:
     with pytest.raises(TypeError, match="'y_true' parameter of log_loss"):
         ours.log_loss(None, P)

@@ -189,9 +189,10 @@ def _encode(y: Array, y_true: Any, labels: Any) -> tuple[Array, Array]:
             UserWarning,
             stacklevel=3,
         )
-    if {y.dtype.kind, classes.dtype.kind} <= {"i", "u"} and classes[-1] - classes[0] < len(classes):
-        index = y - classes[0]  # no gaps
+    integers = {y.dtype.kind, classes.dtype.kind} <= {"i", "u"}
+    if integers and int(classes[-1]) - int(classes[0]) < len(classes):  # no gaps
         known = not len(y) or (y.min() >= classes[0] and y.max() <= classes[-1])
+        index = y.astype(np.intp, copy=False) - int(classes[0])
     else:
         index = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
         known = bool(np.all(classes[index] == y))
