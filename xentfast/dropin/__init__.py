@@ -1,0 +1,1 @@
+"""Drop-in replacements, one module per library: the library's names and behaviour, our kernels."""
