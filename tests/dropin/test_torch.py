@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -708,6 +710,18 @@ def test_compile(name: str) -> None:
         loss = compiled(lambda x: step(dropin, x))(x)
         close(loss, step(functional, x))
         close(torch.autograd.grad(loss, x)[0], torch.autograd.grad(step(functional, x), x)[0])
+
+
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="needs a compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compile_with_inductor() -> None:
+    x, y = torch.randn(6, 8, 3).mT, torch.randint(3, (6, 8))
+    leaf = x.clone().requires_grad_()
+    loss = compiled(lambda x: 2 * dropin.cross_entropy(3 * x, y), "inductor")(leaf)
+    loss.backward()
+    expected, gradient = run(functional, CE, 3 * x, y)
+    close(loss, 2 * expected)
+    close(leaf.grad, 12 * gradient)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

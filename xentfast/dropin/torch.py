@@ -125,8 +125,9 @@ def _evaluate(loss: Any, with_gradient: bool, factor: float | None = None) -> tu
     name = "cross_entropy" if softmax else "binary_cross_entropy"
     x, y, gradient = _array(input), _array(target), None
     if with_gradient:
-        # NumPy asks for huge pages, which torch does not: filling them takes half the time
-        options["out"] = np.empty_like(x)
+        # allocated by NumPy in any case: it asks for huge pages, which take half the time to fill
+        if not input.is_contiguous():
+            options["out"] = np.empty_like(x)
         value, gradient = getattr(xentfast, name + "_value_and_grad")(x, y, **options)
         half = input.dtype is torch.bfloat16
         gradient = torch.from_numpy(gradient.view(np.int16) if half else gradient)
@@ -285,8 +286,9 @@ def _dtype(tensors: list[Any], softmax: bool) -> Any:
         return None
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors[1:]):
         return None
-    index = softmax and tensors[1].dtype is torch.int64
-    dtypes = {t.dtype for i, t in enumerate(tensors) if not (index and i == 1)}
+    if softmax and tensors[1].dtype is torch.int64:
+        tensors = [tensors[0], *tensors[2:]]
+    dtypes = {t.dtype for t in tensors}
     if torch.is_autocast_enabled("cpu") and dtypes <= _CAST:
         return torch.float32
     return tensors[0].dtype if len(dtypes) == 1 and dtypes <= _CARRIED else None
