@@ -746,6 +746,13 @@ def test_compile_what_is_torch_s() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compile_functional_transform() -> None:
+    x, y = inputs(CE)
+    f = compiled(lambda x: torch.func.grad(lambda x: dropin.cross_entropy(x, y))(x))
+    close(f(x), torch.func.grad(lambda x: functional.cross_entropy(x, y))(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compile_half_under_autocast() -> None:
     x, y = inputs(CE, torch.bfloat16)
     x.requires_grad_()

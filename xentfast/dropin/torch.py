@@ -311,12 +311,13 @@ def _try(
         return None
     options = (kind, reduction, ignore_index, label_smoothing, dtype)
     loss = (input, target, weight, pos_weight, *options)
+    if torch._C._are_functorch_transforms_active():
+        return None
     if torch.compiler.is_compiling():
         fits = target.shape in (input.shape, _lead(input.shape))
         return _loss(*loss) if fits else None
     if (
-        torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack()
+        torch._C._len_torch_dispatch_stack()
         or torch.autograd.forward_ad._current_level >= 0
         or torch.jit.is_tracing()
     ):
