@@ -35,9 +35,9 @@ def logits(*shape: int) -> Callable[[Loss], Step]:
         y = torch.randint(shape[1], (shape[0], *shape[2:]))
 
         def step() -> Any:
-            x.grad = None
             loss = cross_entropy(x, y)
             loss.backward()
+            x.grad = None
             return loss
 
         return step
@@ -54,9 +54,9 @@ def output_layer(tokens: int, features: int, classes: int) -> Callable[[Loss], S
         y = torch.randint(classes, (tokens,))
 
         def step() -> Any:
-            x.grad = layer.weight.grad = None
             loss = cross_entropy(layer(x), y)
             loss.backward()
+            x.grad = layer.weight.grad = None
             return loss
 
         return step
