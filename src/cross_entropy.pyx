@@ -271,11 +271,12 @@ cdef inline bint apart(const Py_buffer *a, const Py_buffer *b) noexcept:
     return (<char *> a.buf + a.len <= <char *> b.buf or <char *> b.buf + b.len <= <char *> a.buf)
 
 
-def plain_cross_entropy(x, labels, bint mean, gradient):
+def plain_cross_entropy(x, labels, bint mean, gradient, ignore_index):
     """The call that small batches are trained with, without what general arrays cost.
 
     x: ndarray (rows, classes), float32 or float64; labels: ndarray (rows,) of int32 or int64;
-    gradient: None or an ndarray like x, or x itself; all contiguous and, where written, apart.
+    gradient: None or an ndarray like x, or x itself; all contiguous and, where written, apart;
+    ignore_index: None or an int.
     Return the sum or the mean of the losses, or None where anything is not just so, or wrong.
     """
     cdef CrossEntropy job
@@ -315,14 +316,16 @@ def plain_cross_entropy(x, labels, bint mean, gradient):
         job.classes = views[0].shape[1]
         job.class_weight.data = job.weights.data = job.losses.data = NULL
         job.from_logits = True
-        job.dense = job.ignores = False
+        job.dense = False
+        job.ignores = ignore_index is not None
+        job.ignored = ignore_index if job.ignores else 0
         job.label_smoothing = job.z_loss = 0
         with nogil:
             run_cross_entropy(&job, mean, &loss, &weight)
         if job.bad_label:
             return None
         return loss / weight if mean else loss
-    except (BufferError, ValueError):  # read-only, or of a dtype without a buffer
+    except (BufferError, ValueError, OverflowError):  # read-only, of a dtype without a buffer, large
         return None
     finally:
         for i in range(held):

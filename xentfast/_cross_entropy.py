@@ -184,7 +184,8 @@ def _evaluate(
 ) -> tuple[Any, Any]:
     # What small batches are trained with goes the short way; whatever is not just so comes back.
     if (
-        class_weight is sample_weight is ignore_index is None
+        class_weight is sample_weight is None
+        and (ignore_index is None or type(ignore_index) is int)
         and type(logits) is type(labels) is np.ndarray
         and logits.ndim == 2
         and type(label_smoothing) is type(z_loss) is float
@@ -196,7 +197,7 @@ def _evaluate(
         and reduction in ("mean", "sum")
     ):
         gradient = out if out is not None or not wants_gradient else np.empty_like(logits)
-        value = _plain(logits, labels, reduction == "mean", gradient)
+        value = _plain(logits, labels, reduction == "mean", gradient, ignore_index)
         if value is not None:
             return logits.dtype.type(value), gradient
     x, at = _checks.rows_of_classes("logits", logits, axis)

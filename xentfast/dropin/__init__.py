@@ -1,5 +1,5 @@
 """The losses of other libraries, under their names and with their results, on the kernels here.
 
-One module for each library, none of which it imports: `xentfast.dropin.keras`, `.scipy` and
-`.sklearn` need NumPy alone.
+One module for each library. `xentfast.dropin.keras`, `.scipy` and `.sklearn` import none of them
+and need NumPy alone; `.torch` works on tensors and hands to torch what it does not carry.
 """
