@@ -31,10 +31,15 @@ CASES = {
     f"{case.name}, {mode}": (case, mode)
     for case in (
         SpeedCase("10 classes", "cross_entropy", (26_214, 10), "panels of rows"),
+        SpeedCase("112 classes", "cross_entropy", (2_340, 112), "the largest panels"),
         SpeedCase("1,008 classes", "cross_entropy", (260, 1_008), "whole rows"),
         SpeedCase("32,768 classes", "cross_entropy", (8, 32_768), "rows in blocks"),
+        SpeedCase("pixels", "cross_entropy", (1, 64, 64, 64), "read in strips", axis=1),
+        SpeedCase("dense", "cross_entropy", (260, 1_008), "two arrays", dense=True),
+        SpeedCase("float16", "cross_entropy", (260, 1_008), "widened", dtype="float16"),
         SpeedCase("binary", "binary_cross_entropy", (262_144,), "the sigmoid"),
         SpeedCase("entropy", "entropy", (260, 1_008), "the logarithm"),
+        SpeedCase("KL", "kl_divergence", (260, 1_008), "the logarithm of a ratio"),
     )
     for mode in case.modes
 }
