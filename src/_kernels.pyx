@@ -63,7 +63,7 @@ cdef extern from "rows.h" nogil:
         void *gradient
         ptrdiff_t n
         double label_smoothing, gradient_scale
-        xf_bool from_logits, stream
+        xf_bool from_logits
     ctypedef enum xf_divergence:
         XF_ENTROPY
         XF_KL

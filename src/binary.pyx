@@ -110,8 +110,6 @@ cdef void binary_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
             b.pos_weight = fetch_block(job, &job.pos_weight, first, n, buffer[3])
             b.loss = place_block(job, &job.losses, first, n, buffer[4])
             b.gradient = place_block(job, &job.gradient, first, n, buffer[5])
-            b.stream = (b.gradient != NULL and b.gradient != <void *> buffer[5]
-                        and streams(job.elements, 1, &job.x, &job.gradient))
             loss += job.kernels.binary(&b, &valid)
             put_block(job, &job.losses, first, n, b.loss, buffer[4])
             put_block(job, &job.gradient, first, n, b.gradient, buffer[5])

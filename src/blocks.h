@@ -170,11 +170,16 @@ static inline const real *fetch(const xf_rows *x, int i, ptrdiff_t j0, ptrdiff_t
     return to;
 }
 
+/* Are the rows written as they are computed? */
+static inline bool direct(const xf_out *out)
+{
+    return out->type == REAL_TYPE && out->step == sizeof(real);
+}
+
 /* Where a block of row i may be written, and the end of that writing. */
 static inline real *place(const xf_out *out, int i, ptrdiff_t j0, void *buffer)
 {
-    bool direct = out->type == REAL_TYPE && out->step == sizeof(real);
-    return direct ? (real *)out->row[i] + j0 : (real *)buffer;
+    return direct(out) ? (real *)out->row[i] + j0 : (real *)buffer;
 }
 
 static inline void put(const xf_out *out, int i, ptrdiff_t j0, ptrdiff_t n, const real *from)

@@ -19,7 +19,8 @@ typedef struct {
     xf_type type;
 } xf_rows;
 
-/* Some rows to write; stream: past the caches, as the array is larger than they are. */
+/* Some rows to write; stream: those of a tile go past the caches, as the array is larger than they
+   are. What is written after its exponentials were kept there is in the caches already. */
 typedef struct {
     char *row[XF_PANEL];
     ptrdiff_t step;
@@ -60,14 +61,14 @@ typedef struct {
     unsigned char block[2][XF_BLOCK_BYTES]; /* a block of one row */
 } xf_panel;
 
-/* One block of elements of binary cross-entropy; pos_weight, weight, loss and gradient may be NULL;
-   stream: the gradient goes past the caches. */
+/* One block of elements of binary cross-entropy; pos_weight, weight, loss and gradient may be NULL.
+ */
 typedef struct {
     const void *x, *label, *pos_weight, *weight;
     void *loss, *gradient;
     ptrdiff_t n;
     double label_smoothing, gradient_scale;
-    bool from_logits, stream;
+    bool from_logits;
 } xf_binary;
 
 typedef enum { XF_ENTROPY, XF_KL, XF_JS } xf_divergence;

@@ -102,14 +102,11 @@ INLINE double binary_block(const xf_binary *b, bool from_logits, bool plain, rea
 
 static double binary(const xf_binary *b, bool *valid)
 {
-    _Alignas(64) real block[BLOCK];
-    real *gradient = b->stream ? block : b->gradient;
     const bool plain = !b->pos_weight && !b->weight && !b->loss && b->label_smoothing == 0;
-    double sum = !b->from_logits    ? binary_block(b, false, false, gradient, valid)
-                 : !plain           ? binary_block(b, true, false, gradient, valid)
-                 : gradient != NULL ? binary_block(b, true, true, gradient, valid)
-                                    : binary_block(b, true, true, NULL, valid);
-    if (b->stream)
-        stream_copy(b->gradient, (const char *)block, b->n * (ptrdiff_t)sizeof(real));
-    return sum;
+    if (!b->from_logits)
+        return binary_block(b, false, false, b->gradient, valid);
+    if (!plain)
+        return binary_block(b, true, false, b->gradient, valid);
+    return b->gradient ? binary_block(b, true, true, b->gradient, valid)
+                       : binary_block(b, true, true, NULL, valid);
 }

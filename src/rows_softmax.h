@@ -412,22 +412,24 @@ static inline void tile_statistics(const xf_rows *x, const xf_target *t, xf_pane
     }
 }
 
-/* The rows of out are a place to keep exponentials in, unless they are to be streamed. Panels of
-   long rows have one row, so that `top` is that row's. */
+/* Panels of long rows have one row, so that `top` is that row's. */
 static inline int where_to_keep(const xf_panel *p, const xf_out *out)
 {
     if (!out || p->classes > XF_SEGMENTS * SEGMENT || (p->classes > SEGMENT && p->rows > 1))
         return XF_KEPT_NOTHING;
-    const bool direct = out->type == REAL_TYPE && out->step == sizeof(real);
-    if ((!direct || out->stream) && p->rows * p->classes <= KEPT)
-        return XF_KEPT_ROWS;
-    return direct ? XF_KEPT_OUT : XF_KEPT_NOTHING;
+    if (direct(out))
+        return XF_KEPT_OUT;
+    return p->rows * p->classes <= KEPT ? XF_KEPT_ROWS : XF_KEPT_NOTHING;
 }
 
 static inline void statistics(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out,
                               bool labelled)
 {
     if (!packed(x->type, x->step) || p->classes <= TILE_CLASSES) {
+        if (out && out->stream) { /* its ends share their lines with the panels beside it */
+            prefetch(out->row[0], 0);
+            prefetch(out->row[p->rows - 1], p->classes * size_of(out->type) - 1);
+        }
         tile_statistics(x, t, p, labelled);
         return;
     }
@@ -548,56 +550,37 @@ INLINE vec written(writing what, bool kept, bool several, vec x, vec t, const fa
     return v_mul(v_fma(f->zeta, e, g), f->inverse);
 }
 
-/* kept: x is the exponentials; several: the row has several segments; stream: past the caches. */
-INLINE void write_as(writing what, bool kept, bool several, bool stream, const real *x,
-                     const real *t, ptrdiff_t n, const factors *f, real *to)
+/* kept: x is the exponentials; several: the row has several segments. */
+INLINE void write_as(writing what, bool kept, bool several, const real *x, const real *t,
+                     ptrdiff_t n, const factors *f, real *to)
 {
     ptrdiff_t j = 0;
-    if (stream) { /* up to where a logical vector is aligned */
-        j = (ptrdiff_t)(-(uintptr_t)to % 64 / sizeof(real));
-        j = j < n ? j : n;
-        vec c = t ? v_load_part(t, j) : v_zero();
-        v_store_part(to, written(what, kept, several, v_load_part(x, j), c, f), j);
-    }
-    for (; j + LANES <= n; j += LANES) {
-        vec a = written(what, kept, several, v_load(x + j), t ? v_load(t + j) : v_zero(), f);
-        if (stream)
-            v_stream(to + j, a);
-        else
-            v_store(to + j, a);
-    }
+    for (; j + LANES <= n; j += LANES)
+        v_store(to + j,
+                written(what, kept, several, v_load(x + j), t ? v_load(t + j) : v_zero(), f));
     if (j < n) {
         vec c = t ? v_load_part(t + j, n - j) : v_zero();
         v_store_part(to + j, written(what, kept, several, v_load_part(x + j, n - j), c, f), n - j);
     }
 }
 
-static inline void write_block(writing what, bool kept, bool several, bool stream, const real *x,
-                               const real *t, ptrdiff_t n, const factors *f, real *to)
+static inline void write_block(writing what, bool kept, bool several, const real *x, const real *t,
+                               ptrdiff_t n, const factors *f, real *to)
 {
-    if (stream) {
-        if (kept)
-            write_as(what, true, true, true, x, t, n, f, to);
-        else
-            write_as(what, false, true, true, x, t, n, f, to);
-    } else if (several) {
-        if (kept)
-            write_as(what, true, true, false, x, t, n, f, to);
-        else
-            write_as(what, false, true, false, x, t, n, f, to);
-    } else {
-        if (kept)
-            write_as(what, true, false, false, x, t, n, f, to);
-        else
-            write_as(what, false, false, false, x, t, n, f, to);
-    }
+    if (kept && several)
+        write_as(what, true, true, x, t, n, f, to);
+    else if (kept)
+        write_as(what, true, false, x, t, n, f, to);
+    else if (several)
+        write_as(what, false, true, x, t, n, f, to);
+    else
+        write_as(what, false, false, x, t, n, f, to);
 }
 
 /* Row i, lanes along the classes. */
 static inline void write_along(writing what, const xf_rows *x, const xf_target *t, xf_panel *p,
                                int i, const xf_out *out, const real *own)
 {
-    const bool stream = out->stream && out->type == REAL_TYPE && p->kept != XF_KEPT_OUT;
     const real *kept = p->kept == XF_KEPT_OUT    ? (const real *)out->row[i]
                        : p->kept == XF_KEPT_ROWS ? (real *)p->tile + i * p->classes
                                                  : NULL;
@@ -619,7 +602,7 @@ static inline void write_along(writing what, const xf_rows *x, const xf_target *
         const real *c = t ? fetch_target(t, i, j0, n, p->block[1]) : NULL;
         const real *from = kept ? kept + j0 : fetch(x, i, j0, n, p->block[0]);
         real *to = place(out, i, j0, p->block[0]);
-        write_block(what, kept != NULL, several, stream, from, c, n, &f, to);
+        write_block(what, kept != NULL, several, from, c, n, &f, to);
         put(out, i, j0, n, to);
     }
     if (own && p->label[i] >= 0)
