@@ -48,7 +48,7 @@ def version():
 
 def compiler():
     """Return the compiler that built this module."""
-    return XF_COMPILER.decode()
+    return XF_COMPILER.decode().strip()  # clang ends with a space
 
 
 def elementwise(int which, const real[::1] x, real[::1] y):
