@@ -1,7 +1,7 @@
 """Turn the JSON of pytest-benchmark into tables in Markdown and figures.
 
-`python benchmarks/report.py FOLDER JSON...`, a JSON for each number of threads, writes speed.md and
-the figures into the folder.
+`python benchmarks/report.py FOLDER JSON...`, with one JSON or more for each number of threads, writes
+into the folder speed.md, the figures, and summary.md, which is the README's table.
 """
 
 from __future__ import annotations
@@ -62,6 +62,17 @@ class Run:
         return f"{self.threads} thread{'s' * (self.threads > 1)}"
 
 
+def merged(runs: list[Run]) -> list[Run]:
+    """Put together what was measured with the same number of threads."""
+    by_threads: dict[int, Run] = {}
+    for run in runs:
+        first = by_threads.setdefault(run.threads, run)
+        first.facts.update(run.facts)
+        for key, seconds in run.seconds.items():
+            first.seconds.setdefault(key, {}).update(seconds)
+    return [by_threads[threads] for threads in sorted(by_threads)]
+
+
 def load(path: str) -> Run:
     data = json.loads(pathlib.Path(path).read_text())
     facts: dict[Key, dict[str, Any]] = {}
@@ -99,6 +110,28 @@ def table(run: Run) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
+def summary(runs: list[Run]) -> str:
+    """Return the table of the README: the peers that people come from, all numbers of threads."""
+    peers = ("NumPy", "torch", "torch.compile", "jax")
+    lines = [["case", ""], ["---", "---"]]
+    for run in runs:
+        lines[0] += [f"{run}: ms", "of memory", *peers]
+        lines[1] += ["---:"] * (2 + len(peers))
+    for key in runs[0].of("table"):
+        cells = [key[1] if key[2] == "value" else "", MODES[key[2]]]
+        for run in runs:
+            seconds = run.seconds.get(key, {})
+            if OURS not in seconds:
+                cells += [""] * (2 + len(peers))
+                continue
+            best = seconds.get(OUT, seconds[OURS])
+            cells.append(f"{1e3 * seconds[OURS]:.3g}")
+            cells.append(f"{seconds[MEMORY] / best:.0%}" if MEMORY in seconds else "")
+            cells += [ratio(seconds[p] / seconds[OURS]) if p in seconds else "" for p in peers]
+        lines.append(cells)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+
+
 def ratio(times: float) -> str:
     """Return a ratio with the digits that count, in bold where the peer is the faster one."""
     text = f"{times:.2f}" if times < 2 else f"{times:.1f}" if times < 10 else f"{times:.0f}"
@@ -113,8 +146,9 @@ def markdown(runs: list[Run]) -> str:
         f"{machine['cpu']['brand_raw']}, {config['isa']}, {config['compiler']}, "
         f"Python {machine['python_version']}, {', '.join(versions)}. Medians.",
         "A peer's column says how many times as long as xentfast it takes, both with a new array "
-        "for a gradient; in bold where the peer is faster. `of memory` is the time to read the "
-        "input once, or to copy it where an array is written, over our time.",
+        "for a gradient; in bold where the peer is faster, and empty where it has no such function or "
+        "another result (the mean of many float16 losses is inf in some). `of memory` is the time to "
+        "read the input once, or to copy it where an array is written, over our time.",
     ]
     parts += [part for run in runs for part in (f"With {run}:", table(run))]
     return "\n\n".join(parts) + "\n"
@@ -248,10 +282,11 @@ def draw_threads(one: Run, more: Run) -> Figure:
 def main() -> None:
     folder = pathlib.Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    runs = sorted(map(load, sys.argv[2:]), key=lambda run: run.threads)
+    runs = merged([load(path) for path in sys.argv[2:]])
     folder.joinpath("speed.md").write_text(markdown(runs))
+    folder.joinpath("summary.md").write_text(summary(runs))
     mpl.rcParams.update(STYLE)
-    figures = {f"classes-{run.threads}": draw_classes(run) for run in runs}
+    figures = {f"classes-{run.threads}": draw_classes(run) for run in runs if run.of("classes")}
     figures |= {"sizes": draw_sizes(runs), "instruction-sets": draw_isas(runs[0])}
     if len(runs) > 1:
         figures["threads"] = draw_threads(runs[0], runs[-1])

@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Array: TypeAlias = NDArray[Any]
+import xentfast
 
-WITH_GRADIENT = ("cross_entropy", "binary_cross_entropy")
+Array: TypeAlias = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class SpeedCase:
 
     @property
     def modes(self) -> tuple[str, ...]:
-        return ("value", "value_and_grad") if self.function in WITH_GRADIENT else ("value",)
+        both = hasattr(xentfast, f"{self.function}_value_and_grad")
+        return ("value", "value_and_grad") if both else ("value",)
 
     def writes(self, mode: str) -> bool:
         """Whether an array of the shape of the logits is written."""

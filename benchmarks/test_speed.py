@@ -15,7 +15,7 @@ import pytest
 from cases import CASES, Case
 from contenders import contenders_of, inputs_of
 from race import ROUNDS, Entrant, race
-from speed_cases import CLASSES, ISAS, SIZES, TABLE, WITH_GRADIENT, SpeedCase
+from speed_cases import CLASSES, ISAS, SIZES, TABLE, SpeedCase
 
 # Peers warn of their own affairs.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -23,8 +23,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def _of_tests(case: Case) -> SpeedCase:
     """Every option of the table of the tests, in rows long enough to tell kernels apart."""
-    gradient = case.function in WITH_GRADIENT
-    assert gradient == case.gradient, f"speed_cases.WITH_GRADIENT must know {case.function}"
     why = "what an option costs"
     return SpeedCase(str(case), case.function, (2_048, 1_008), why, group="options", made_by=case)
 

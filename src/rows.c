@@ -26,6 +26,7 @@ typedef double real;
 #include "vec.h"
 #include "exp_log.h"
 #include "blocks.h"
+#include "rows_statistics.h"
 #include "rows_softmax.h"
 #include "rows_log_loss.h"
 #include "rows_sigmoid.h"

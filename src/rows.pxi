@@ -10,7 +10,7 @@ cdef enum:
     LEADING = 6
     CHUNK_ELEMENTS = 32768      # about 10 microseconds of work, so that threads share evenly
     MOST_CHUNKS = 4096          # so that the sums of the chunks stay small
-    THREAD_ELEMENTS = 65536     # less is not worth waking a thread
+    THREAD_ELEMENTS = 262144    # less is not worth waking a thread: some 100 microseconds
     STREAM_BYTES = 1 << 24      # more does not stay in the caches: it is written past them
     STRIP_BYTES = 1 << 17       # a part of a second-level cache
     FAR_APART = 1024            # bytes between classes that are read in strips
