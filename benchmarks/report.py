@@ -1,7 +1,7 @@
 """Turn the JSON of pytest-benchmark into tables in Markdown and figures.
 
-`python benchmarks/report.py FOLDER JSON...`, with one JSON or more for each number of threads, writes
-into the folder speed.md, the figures, and summary.md, which is the README's table.
+`python benchmarks/report.py FOLDER JSON...`, with one JSON or more for each number of threads,
+writes into the folder speed.md, the figures, and summary.md, which is the README's table.
 """
 
 from __future__ import annotations
@@ -146,9 +146,9 @@ def markdown(runs: list[Run]) -> str:
         f"{machine['cpu']['brand_raw']}, {config['isa']}, {config['compiler']}, "
         f"Python {machine['python_version']}, {', '.join(versions)}. Medians.",
         "A peer's column says how many times as long as xentfast it takes, both with a new array "
-        "for a gradient; in bold where the peer is faster, and empty where it has no such function or "
-        "another result (the mean of many float16 losses is inf in some). `of memory` is the time to "
-        "read the input once, or to copy it where an array is written, over our time.",
+        "for a gradient; in bold where the peer is faster, and empty where it has no such function "
+        "or another result (the mean of many float16 losses is inf in some). `of memory` is the "
+        "time to read the input once, or to copy it where an array is written, over our time.",
     ]
     parts += [part for run in runs for part in (f"With {run}:", table(run))]
     return "\n\n".join(parts) + "\n"
@@ -193,6 +193,8 @@ def draw_classes(run: Run) -> Figure:
     for axes, (mode, title) in zip(panels, MODES.items(), strict=True):
         for name, colour in COLOURS.items():
             keys = [key for key in run.of("classes", mode) if name in run.seconds[key]]
+            if not keys:
+                continue
             ours = name in (OURS, OUT)
             axes.plot(
                 [run.facts[key]["shape"][1] for key in keys],
@@ -287,7 +289,8 @@ def main() -> None:
     folder.joinpath("summary.md").write_text(summary(runs))
     mpl.rcParams.update(STYLE)
     figures = {f"classes-{run.threads}": draw_classes(run) for run in runs if run.of("classes")}
-    figures |= {"sizes": draw_sizes(runs), "instruction-sets": draw_isas(runs[0])}
+    figures["sizes"] = draw_sizes([run for run in runs if run.of("sizes")])
+    figures["instruction-sets"] = draw_isas(runs[0])
     if len(runs) > 1:
         figures["threads"] = draw_threads(runs[0], runs[-1])
     for name, figure in figures.items():

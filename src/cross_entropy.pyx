@@ -325,7 +325,7 @@ def plain_cross_entropy(x, labels, bint mean, gradient, ignore_index):
         if job.bad_label:
             return None
         return loss / weight if mean else loss
-    except (BufferError, ValueError, OverflowError):  # read-only, of a dtype without a buffer, large
+    except (BufferError, ValueError, OverflowError):  # read-only, a dtype without a buffer, large
         return None
     finally:
         for i in range(held):

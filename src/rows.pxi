@@ -10,7 +10,8 @@ cdef enum:
     LEADING = 6
     CHUNK_ELEMENTS = 32768      # about 10 microseconds of work, so that threads share evenly
     MOST_CHUNKS = 4096          # so that the sums of the chunks stay small
-    THREAD_ELEMENTS = 262144    # less is not worth waking a thread: some 100 microseconds
+    SERIAL_ELEMENTS = 1 << 18   # less, some 100 microseconds, is not worth waking threads
+    THREAD_ELEMENTS = 1 << 16   # at least so many for each
     STREAM_BYTES = 1 << 24      # more does not stay in the caches: it is written past them
     STRIP_BYTES = 1 << 17       # a part of a second-level cache
     FAR_APART = 1024            # bytes between classes that are read in strips
@@ -118,8 +119,9 @@ cdef inline void find_rows(const Shape *shape, const Strided *s, ptrdiff_t first
         row[i] = row[0]
 
 
-# Rows side by side whose classes are far apart in memory, as the pixels of images: read row by row,
-# each line would come from another page. So they are copied, as many at once as fit: (classes, rows).
+# Rows side by side whose classes are far apart in memory, as the pixels of images: read row by
+# row, each line would come from another page. So they are copied, as many at once as fit, to
+# (classes, rows).
 cdef struct Strip:
     Shape shape
     Strided rows
@@ -271,7 +273,9 @@ cdef inline bint streams(ptrdiff_t rows, ptrdiff_t classes, const Strided *x,
 
 
 cdef inline int threads_for(ptrdiff_t rows, ptrdiff_t elements) noexcept nogil:
-    cdef ptrdiff_t n = <ptrdiff_t> (<double> rows * <double> elements / THREAD_ELEMENTS)
+    cdef double n = <double> rows * <double> elements / THREAD_ELEMENTS
+    if n < SERIAL_ELEMENTS // THREAD_ELEMENTS:
+        return 1
     return <int> n if n < number_of_threads else number_of_threads
 
 

@@ -140,11 +140,11 @@ FEW_SHAPES = (
     Shape(2, 5000, "several blocks"),
 )
 
-# Large enough to be shared out among threads: chunks of some 2**15 elements, threads of some 2**16.
+# Large enough to be shared out among threads: over 2**18 elements, 2**16 for each thread.
 LARGE_SHAPES = (
-    Shape(20_011, 10, "many short rows, a prime number; a few threads"),
+    Shape(27_011, 10, "many short rows, a prime number; four threads"),
     Shape(467, 1000, "middling rows, a prime number; seven threads"),
-    Shape(3, 70_001, "long rows, fewer than threads; a prime number of classes"),
+    Shape(5, 70_001, "long rows, fewer than threads; a prime number of classes"),
 )
 
 # --- numbers --------------------------------------------------------------------------------------
