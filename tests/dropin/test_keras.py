@@ -437,4 +437,4 @@ def test_an_ignored_row_leaks_nothing(from_logits: bool) -> None:
 
 def test_importing_imports_no_keras() -> None:
     code = "import sys, xentfast.dropin.keras; assert 'keras' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)

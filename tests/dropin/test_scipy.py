@@ -222,4 +222,4 @@ def test_softmax_is_laid_out_as_its_input() -> None:
 
 def test_importing_imports_no_scipy() -> None:
     code = "import sys, xentfast.dropin.scipy; assert 'scipy' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)

@@ -368,4 +368,4 @@ def test_confident_rows_keep_their_digits() -> None:
 
 def test_importing_imports_no_sklearn() -> None:
     code = "import sys, xentfast.dropin.sklearn; assert 'sklearn' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
