@@ -59,7 +59,7 @@ def log_loss(
     if not isinstance(normalize, bool | np.bool_):
         raise InvalidParameterError(
             "The 'normalize' parameter of log_loss must be an instance of 'bool' or an instance "
-            f"of 'numpy.bool'. Got {normalize!r} instead."
+            f"of 'numpy.{np.bool_.__name__}'. Got {normalize!r} instead."
         )
     if not (isinstance(y_pred, str) and y_pred == "deprecated"):
         if y_proba is not None:
