@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import examples
 import xentfast.dropin.keras as ours
 
 keras = pytest.importorskip("keras", minversion="3.15")
@@ -89,25 +90,16 @@ def arguments(name: str, rng: np.random.Generator, shape: tuple[int, ...], axis:
 
 @pytest.mark.parametrize("losses", [ours, theirs], ids=["ours", "theirs"])
 def test_worked_examples(losses: Any) -> None:
-    found = losses.BinaryCrossentropy()(
-        [[1, 0], [1, 0], [0, 1]], [[0.9, 0.1], [0.7, 0.3], [0.4, 0.6]]
-    )
+    found = losses.BinaryCrossentropy()(examples.BINARY_TRUE, examples.BINARY_PREDICTED)
     assert repr(found) == "array(0.32428703, dtype=float32)"
 
-    predicted = [[0.9, 0.05, 0.05], [0.05, 0.89, 0.06], [0.05, 0.01, 0.94]]
-    found = losses.CategoricalCrossentropy()([[1, 0, 0], [0, 1, 0], [0, 0, 1]], predicted)
+    found = losses.CategoricalCrossentropy()(
+        examples.CATEGORICAL_TRUE, examples.CATEGORICAL_PREDICTED
+    )
     assert repr(found) == "array(0.09458993, dtype=float32)"
 
-    predicted = [
-        [0.05, 0.9, 0.05],
-        [0.89, 0.05, 0.06],
-        [0.05, 0.01, 0.94],
-        [0.1, 0.8, 0.1],
-        [0.7, 0.2, 0.1],
-        [0.08, 0.05, 0.87],
-    ]
     found = losses.SparseCategoricalCrossentropy()(
-        np.array([1, 0, 2, 1, 2, 0]), np.array(predicted)
+        np.array(examples.SPARSE_TRUE), np.array(examples.SPARSE_PREDICTED)
     )
     assert repr(found) == "array(0.8892045, dtype=float32)"
 
