@@ -16,13 +16,13 @@ INLINE void prefetch(const void *p, ptrdiff_t ahead)
     __builtin_prefetch((const char *)((uintptr_t)p + (uintptr_t)ahead));
 }
 
-/* Bytes that what is read once is fetched ahead: a memory's latency of work, for a page's end stops
-   the hardware. */
+/* The same for the two vectors at p. AHEAD suits what is read once: a memory's latency of work, for
+   a page's end stops the hardware. */
 #define AHEAD 1024
-INLINE void prefetch_two(const real *p)
+INLINE void prefetch_two(const real *p, ptrdiff_t ahead)
 {
-    prefetch(p, AHEAD);
-    prefetch(p + LANES, AHEAD);
+    prefetch(p, ahead);
+    prefetch(p + LANES, ahead);
 }
 
 /* The n elements from p on, n <= LANES, and fill behind them. */
@@ -314,9 +314,9 @@ static inline void write_tile(const xf_out *out, int rows, ptrdiff_t j0, ptrdiff
         vec s[2] = {v_zero(), v_zero()};                                               \
         ptrdiff_t j = 0;                                                               \
         for (; j + CHAINS <= n; j += CHAINS) {                                         \
-            prefetch_two(p + j);                                                       \
+            prefetch_two(p + j, AHEAD);                                                \
             if (q != p)                                                                \
-                prefetch_two(q + j);                                                   \
+                prefetch_two(q + j, AHEAD);                                            \
             s[0] = v_add(s[0], term(v_load(p + j), v_load(q + j), k));                 \
             s[1] = v_add(s[1], term(v_load(p + j + LANES), v_load(q + j + LANES), k)); \
         }                                                                              \

@@ -94,19 +94,19 @@ cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
     cdef double loss_sum[4]
     cdef double weight_sum[4]
     cdef ptrdiff_t first = chunk * job.chunk, end = first + job.chunk, row = first
-    cdef ptrdiff_t begin = 0, taken = 0, stop
+    cdef ptrdiff_t begin = 0, stop
+    cdef bint strips = job.strips and not job.counting
     cdef bint stream = streams(job.rows, job.classes, &job.x, &job.gradient)
     cdef int i, n
     loss_sum[:] = [0, 0, 0, 0]
     weight_sum[:] = [0, 0, 0, 0]
     if end > job.rows:
         end = job.rows
-    stop = end
-    begin = first if job.strips else 0
+    stop = first if strips else end
     x.type = out.type = type_of(job.x.kind)
     dense.step = job.labels.step
     dense.type = type_of(job.labels.kind)
-    out.stream = stream
+    out.stream = stream and not strips
     target.dense = &dense if job.dense else NULL
     target.class_weight = job.class_weight.data
     target.scale = 1 - job.label_smoothing
@@ -116,12 +116,10 @@ cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
     p.gradient_scale = job.gradient_scale
     p.wants_gradient = job.wants_gradient
     while row < end:
-        if job.strips and not job.counting and row == begin + taken:
-            taken = strip_rows(&job.shape, &job.x, row, end, job.classes)
-            begin, stop = row, row + taken
-            read_strip(&job.shape, &job.x, row, taken, job.classes, &strip)
+        if row == stop:
+            begin = row
+            stop = read_strip(&job.shape, &job.x, begin, end, job.classes, &strip)
             shape, rows_of_x, rows_of_gradient = &strip.shape, &strip.rows, &strip.rows
-            out.stream = False
         n = <int> (stop - row) if stop - row < job.panel else job.panel
         p.rows = n
         if job.dense:
@@ -155,7 +153,7 @@ cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
                 else:
                     job.kernels.log_loss_gradient(&x, &target, &p, &out)
         row += n
-        if taken and row == stop and job.wants_gradient:
+        if strips and row == stop and job.wants_gradient:
             write_strip(&strip, job.kernels, stream, &job.shape, &job.gradient, begin,
                         job.classes)
     job.loss_sums[chunk] = (loss_sum[0] + loss_sum[2]) + (loss_sum[1] + loss_sum[3])

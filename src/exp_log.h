@@ -136,27 +136,30 @@ INLINE vec v_split(vec y, vec *f)
     return v_sub(e, v_set1(EXPONENT_SHIFT + EXPONENT_BIAS));
 }
 
-/* Are all y positive, normal and finite? Then the rest can be spared, and most often it is. */
-INLINE bool v_all_plain(vec y)
+/* log(2^e (1 + f)) of what v_split has split. */
+INLINE vec v_log_split(vec e, vec f)
 {
-    return v_all(v_and(v_le(v_set1(LEAST_NORMAL), y), v_le(y, v_set1(REAL_MAX))));
+    return v_fma(e, v_set1(LN2_HIGH), v_log1p_small(f, v_mul(e, v_set1(LN2_LOW))));
 }
 
-INLINE vec v_log_plain(vec y)
+/* Positive, normal and finite: where all are, which is most often, the rest can be spared. */
+INLINE mask v_plain(vec y)
 {
-    vec f, e = v_split(y, &f);
-    return v_fma(e, v_set1(LN2_HIGH), v_log1p_small(f, v_mul(e, v_set1(LN2_LOW))));
+    return v_and(v_le(v_set1(LEAST_NORMAL), y), v_le(y, v_set1(REAL_MAX)));
 }
 
 /* log y of every y: -inf at 0, nan below. Worst error: see tests/test_math.py. */
 INLINE vec v_log(vec y)
 {
-    if (v_all_plain(y))
-        return v_log_plain(y);
+    vec f, e;
+    if (v_all(v_plain(y))) {
+        e = v_split(y, &f);
+        return v_log_split(e, f);
+    }
     mask small = v_lt(y, v_set1(LEAST_NORMAL));
-    vec f, e = v_split(v_select(small, v_mul(y, v_set1(SUBNORMAL_SCALE)), y), &f);
+    e = v_split(v_select(small, v_mul(y, v_set1(SUBNORMAL_SCALE)), y), &f);
     e = v_sub(e, v_keep(small, v_set1(SUBNORMAL_EXPONENT)));
-    vec r = v_fma(e, v_set1(LN2_HIGH), v_log1p_small(f, v_mul(e, v_set1(LN2_LOW))));
+    vec r = v_log_split(e, f);
     r = v_select(v_eq(y, v_zero()), v_set1(-INFINITY), r);
     r = v_select(v_eq(y, v_set1(INFINITY)), y, r);
     r = v_select(v_lt(y, v_zero()), v_set1(NAN), r);
@@ -169,12 +172,9 @@ INLINE vec v_log_ratio(vec a, vec b)
     vec y = v_div(a, b), f, near = v_div(v_sub(a, b), b);
     vec e = v_split(y, &f);
     f = v_select(v_eq(e, v_zero()), near, f);
-    vec r = v_fma(e, v_set1(LN2_HIGH), v_log1p_small(f, v_mul(e, v_set1(LN2_LOW))));
-    if (v_all_plain(y))
-        return r;
-    /* Outside the normal numbers the quotient says too little. */
-    mask plain = v_and(v_le(v_set1(LEAST_NORMAL), y), v_le(y, v_set1(REAL_MAX)));
-    return v_select(plain, r, v_sub(v_log(a), v_log(b)));
+    vec r = v_log_split(e, f);
+    mask plain = v_plain(y); /* else the quotient says too little */
+    return v_all(plain) ? r : v_select(plain, r, v_sub(v_log(a), v_log(b)));
 }
 
 /* log1p(s), s >= 0: log(1 + s) and the part of s that 1 + s lost. */

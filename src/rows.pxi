@@ -141,10 +141,11 @@ cdef inline ptrdiff_t strip_rows(const Shape *shape, const Strided *s, ptrdiff_t
     return n if n < end - first else end - first
 
 
-cdef inline void read_strip(const Shape *shape, const Strided *s, ptrdiff_t first, ptrdiff_t n,
-                            ptrdiff_t classes, Strip *strip) noexcept nogil:
+cdef inline ptrdiff_t read_strip(const Shape *shape, const Strided *s, ptrdiff_t first,
+                                 ptrdiff_t end, ptrdiff_t classes, Strip *strip) noexcept nogil:
+    """Takes the rows from `first` on, and tells where they end."""
     cdef const char *p = find(shape, s, first)
-    cdef ptrdiff_t item = size_of(s.kind), j
+    cdef ptrdiff_t item = size_of(s.kind), j, n = strip_rows(shape, s, first, end, classes)
     for j in range(classes):
         memcpy(strip.data + j * n * item, p + j * s.step, n * item)
     strip.shape.axes = 1
@@ -153,6 +154,7 @@ cdef inline void read_strip(const Shape *shape, const Strided *s, ptrdiff_t firs
     strip.rows.stride[0] = item
     strip.rows.step = n * item
     strip.rows.kind = s.kind
+    return first + n
 
 
 cdef inline void write_strip(const Strip *strip, const xf_kernels *k, bint stream,

@@ -40,7 +40,7 @@ INLINE vec relative_term(vec p, vec q)
 {
     vec none = v_zero();
     vec a = v_mul(p, v_log_ratio(p, q));
-    if (v_all_plain(p) && v_all_plain(q))
+    if (v_all(v_and(v_plain(p), v_plain(q))))
         return a;
     a = v_select(v_eq(p, none), v_mul(q, none), a);
     a = v_select(v_eq(q, none), v_select(v_lt(none, p), v_set1(INFINITY), v_mul(p, none)), a);

@@ -84,8 +84,8 @@ INLINE double binary_block(const xf_binary *b, bool from_logits, bool plain, rea
     mask good = v_le(s[0], s[0]);
     ptrdiff_t j = 0;
     for (; j + CHAINS <= b->n; j += CHAINS) {
-        prefetch_two((const real *)b->x + j);
-        prefetch_two((const real *)b->label + j);
+        prefetch_two((const real *)b->x + j, AHEAD);
+        prefetch_two((const real *)b->label + j, AHEAD);
         for (int c = 0; c < 2; c++)
             s[c] = v_add(s[c],
                          binary_step(b, from_logits, plain, gradient, j + c * LANES, LANES, &good));

@@ -173,13 +173,13 @@ static inline void write_along(writing what, const xf_rows *x, const xf_target *
 static inline void write_across(writing what, const xf_rows *x, const xf_target *t, xf_panel *p,
                                 const xf_out *out, const real *own)
 {
-    const bool kept = p->kept == XF_KEPT_TILE;
+    const bool kept = p->kept == XF_KEPT_TILE, several = p->classes > SEGMENT;
     real *tile = (real *)p->tile[0], *target = (real *)p->tile[1];
     factors f = tile_factors(p);
     vec top = v_set1(-INFINITY);
     for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += BLOCK) {
         const ptrdiff_t n = block_length(p->classes, j0);
-        if (what != WRITE_LOGARITHM && p->classes > SEGMENT && j0 % SEGMENT == 0) {
+        if (what != WRITE_LOGARITHM && several && j0 % SEGMENT == 0) {
             for (ptrdiff_t j = j0; j < p->classes && j < j0 + SEGMENT; j += BLOCK) {
                 const ptrdiff_t length = block_length(p->classes, j);
                 read_tile(x, j, length, tile);
@@ -194,7 +194,7 @@ static inline void write_across(writing what, const xf_rows *x, const xf_target 
         }
         for (ptrdiff_t j = 0; j < n; j++) {
             vec a = v_load(tile + j * LANES), c = t ? v_load(target + j * LANES) : v_zero();
-            v_store(tile + j * LANES, written(what, kept, true, a, c, &f));
+            v_store(tile + j * LANES, written(what, kept, several, a, c, &f));
         }
         for (int i = 0; own && i < p->rows; i++)
             if (p->label[i] >= j0 && p->label[i] < j0 + n)

@@ -40,7 +40,7 @@ static inline real block_maximum(const real *x, ptrdiff_t n)
     vec a = least, b = least;
     ptrdiff_t j = 0;
     for (; j + CHAINS <= n; j += CHAINS) {
-        prefetch_two(x + j);
+        prefetch_two(x + j, AHEAD);
         a = v_max(v_load(x + j), a);
         b = v_max(v_load(x + j + LANES), b);
     }
@@ -75,8 +75,7 @@ INLINE real sum_exp(const real *x, ptrdiff_t n, real m, bool held, bool watched,
     chains s = {{v_zero(), v_zero()}, v_zero(), v_set1((real)-0.0)};
     ptrdiff_t j = 0;
     for (; j + CHAINS <= n; j += CHAINS) {
-        prefetch(x + j, ahead);
-        prefetch(x + j + LANES, ahead);
+        prefetch_two(x + j, ahead);
         const vec a = v_load(x + j), b = v_load(x + j + LANES);
         const vec d[2] = {v_sub(a, max), v_sub(b, max)};
         vec e[2] = {d[0], d[1]};

@@ -21,24 +21,21 @@ cdef void softmax_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
     cdef const Strided *rows_of_x = &job.x
     cdef const Strided *rows_of_out = &job.out
     cdef const Shape *shape = &job.shape
-    cdef ptrdiff_t row = chunk * job.chunk, end = row + job.chunk, begin = 0, taken = 0, stop
+    cdef ptrdiff_t row = chunk * job.chunk, end = row + job.chunk, begin = 0, stop
     cdef bint stream = job.what != LOGSUMEXP and streams(job.rows, job.classes, &job.x, &job.out)
     cdef int i, n
     if end > job.rows:
         end = job.rows
-    stop = end
-    begin = row if job.strips else 0
+    stop = row if job.strips else end
     x.type = out.type = type_of(job.x.kind)
-    out.stream = stream
+    out.stream = stream and not job.strips
     p.classes = job.classes
     p.wants_gradient = False
     while row < end:
-        if job.strips and row == begin + taken:
-            taken = strip_rows(&job.shape, &job.x, row, end, job.classes)
-            begin, stop = row, row + taken
-            read_strip(&job.shape, &job.x, row, taken, job.classes, &strip)
+        if row == stop:
+            begin = row
+            stop = read_strip(&job.shape, &job.x, begin, end, job.classes, &strip)
             shape, rows_of_x, rows_of_out = &strip.shape, &strip.rows, &strip.rows
-            out.stream = False
         n = <int> (stop - row) if stop - row < job.panel else job.panel
         p.rows = n
         x.step = rows_of_x.step
@@ -53,7 +50,7 @@ cdef void softmax_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
             find_rows(shape, rows_of_out, row - begin, n, <const char **> out.row)
             job.kernels.softmax(&x, &p, &out, job.what == LOG_SOFTMAX)
         row += n
-        if taken and row == stop and job.what != LOGSUMEXP:
+        if job.strips and row == stop and job.what != LOGSUMEXP:
             write_strip(&strip, job.kernels, stream, &job.shape, &job.out, begin, job.classes)
 
 
