@@ -2,7 +2,7 @@
 # cython: initializedcheck=False, freethreading_compatible=True
 """The compiled module: loops over rows, one included file per family of losses.
 
-Every function here trusts its arguments: xentfast._checks has seen them. Arrays come with eight
+Every function here trusts its arguments: xentfast._checks has seen them. Arrays come with seven
 axes (rows.pxi), the classes last; logits of 16 bits as uint16. What they are computed in, float32
 or float64, is `real` here and in the row primitives.
 """
@@ -24,7 +24,7 @@ ctypedef fused storage:
     uint16_t
 
 cdef extern from "rows.h" nogil:
-    enum: XF_PANEL
+    enum: XF_PANEL, XF_BLOCK_BYTES
     ctypedef bint xf_bool "bool"
     ctypedef enum xf_type:
         XF_F32
@@ -32,11 +32,11 @@ cdef extern from "rows.h" nogil:
         XF_F16
         XF_BF16
     ctypedef struct xf_rows:
-        const char *row[16]
+        const char *row[XF_PANEL]
         ptrdiff_t step
         xf_type type
     ctypedef struct xf_out:
-        char *row[16]
+        char *row[XF_PANEL]
         ptrdiff_t step
         xf_type type
         xf_bool stream
@@ -47,13 +47,13 @@ cdef extern from "rows.h" nogil:
     ctypedef struct xf_panel:
         int rows
         ptrdiff_t classes
-        int64_t label[16]
-        double own[16]
-        double weight[16]
+        int64_t label[XF_PANEL]
+        double own[XF_PANEL]
+        double weight[XF_PANEL]
         double z_loss, gradient_scale
         xf_bool wants_gradient
-        double loss[16]
-        double lse[16]
+        double loss[XF_PANEL]
+        double lse[XF_PANEL]
     ctypedef struct xf_binary:
         const void *x
         const void *label
@@ -65,9 +65,7 @@ cdef extern from "rows.h" nogil:
         double label_smoothing, gradient_scale
         xf_bool from_logits
     ctypedef enum xf_divergence:
-        XF_ENTROPY
-        XF_KL
-        XF_JS
+        pass
     ctypedef struct xf_kernels:
         ptrdiff_t block
         void (*softmax_loss)(const xf_rows *, const xf_target *, xf_panel *,

@@ -65,7 +65,7 @@ cdef inline void put_block(Binary *job, const Strided *s, ptrdiff_t first, ptrdi
     if block != buffer:
         return
     if s.kind != job.real:
-        narrowed = buffer + 2048
+        narrowed = buffer + XF_BLOCK_BYTES
         job.kernels.narrow(buffer, n, narrowed, type_of(s.kind))
     if in_one_run(job, s, first, n):
         memcpy(find(&job.shape, s, first), narrowed, n * item)
@@ -89,7 +89,7 @@ cdef inline double count_block(Binary *job, const void *weights, ptrdiff_t n) no
 
 cdef void binary_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
     cdef Binary *job = <Binary *> context
-    cdef char buffer[6][4096]
+    cdef char buffer[6][2 * XF_BLOCK_BYTES]
     cdef xf_binary b
     cdef xf_bool valid = True
     cdef ptrdiff_t first = chunk * job.chunk, end = first + job.chunk, n

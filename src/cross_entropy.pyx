@@ -8,7 +8,7 @@ cdef struct CrossEntropy:
     Strided x, labels, class_weight, weights, losses, gradient
     ptrdiff_t rows, classes, chunk
     int panel
-    bint from_logits, dense, ignores, counting, wants_gradient, strips
+    bint from_logits, dense, ignores, counting, wants_gradient
     int64_t ignored
     double label_smoothing, z_loss, gradient_scale
     double *loss_sums           # of each chunk
@@ -77,36 +77,34 @@ cdef inline void add_in_four(double *sums, const double *values, ptrdiff_t at,
         sums[(at + i) & 3] += values[i]
 
 
-cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
-    cdef CrossEntropy *job = <CrossEntropy *> context
+cdef void cross_entropy_rows(CrossEntropy *job, ptrdiff_t chunk, Strip *strip) noexcept nogil:
+    """The rows of a chunk, by way of the strip unless that is NULL."""
     cdef xf_panel p
-    cdef Strip strip
     cdef xf_rows x, dense
     cdef xf_out out
     cdef xf_target target
     cdef const Strided *rows_of_x = &job.x
     cdef const Strided *rows_of_gradient = &job.gradient
     cdef const Shape *shape = &job.shape
-    cdef const char *label[16]
-    cdef const char *weight[16]
-    cdef const char *loss[16]
-    cdef double counts[16]
+    cdef const char *label[XF_PANEL]
+    cdef const char *weight[XF_PANEL]
+    cdef const char *loss[XF_PANEL]
+    cdef double counts[XF_PANEL]
     cdef double loss_sum[4]
     cdef double weight_sum[4]
     cdef ptrdiff_t first = chunk * job.chunk, end = first + job.chunk, row = first
     cdef ptrdiff_t begin = 0, stop
-    cdef bint strips = job.strips and not job.counting
     cdef bint stream = streams(job.rows, job.classes, &job.x, &job.gradient)
     cdef int i, n
     loss_sum[:] = [0, 0, 0, 0]
     weight_sum[:] = [0, 0, 0, 0]
     if end > job.rows:
         end = job.rows
-    stop = first if strips else end
+    stop = end if strip == NULL else first
     x.type = out.type = type_of(job.x.kind)
     dense.step = job.labels.step
     dense.type = type_of(job.labels.kind)
-    out.stream = stream and not strips
+    out.stream = stream and strip == NULL
     target.dense = &dense if job.dense else NULL
     target.class_weight = job.class_weight.data
     target.scale = 1 - job.label_smoothing
@@ -118,7 +116,7 @@ cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
     while row < end:
         if row == stop:
             begin = row
-            stop = read_strip(&job.shape, &job.x, begin, end, job.classes, &strip)
+            stop = read_strip(&job.shape, &job.x, begin, end, job.classes, strip)
             shape, rows_of_x, rows_of_gradient = &strip.shape, &strip.rows, &strip.rows
         n = <int> (stop - row) if stop - row < job.panel else job.panel
         p.rows = n
@@ -153,11 +151,20 @@ cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
                 else:
                     job.kernels.log_loss_gradient(&x, &target, &p, &out)
         row += n
-        if strips and row == stop and job.wants_gradient:
-            write_strip(&strip, job.kernels, stream, &job.shape, &job.gradient, begin,
+        if strip != NULL and row == stop and job.wants_gradient:
+            write_strip(strip, job.kernels, stream, &job.shape, &job.gradient, begin,
                         job.classes)
     job.loss_sums[chunk] = (loss_sum[0] + loss_sum[2]) + (loss_sum[1] + loss_sum[3])
     job.weight_sums[chunk] = (weight_sum[0] + weight_sum[2]) + (weight_sum[1] + weight_sum[3])
+
+
+cdef void cross_entropy_chunk(void *job, ptrdiff_t chunk) noexcept nogil:
+    cross_entropy_rows(<CrossEntropy *> job, chunk, NULL)
+
+
+cdef void cross_entropy_strips(void *job, ptrdiff_t chunk) noexcept nogil:
+    cdef Strip strip            # not on the stack of those that need none: it is large
+    cross_entropy_rows(<CrossEntropy *> job, chunk, &strip)
 
 
 cdef int run_cross_entropy(CrossEntropy *job, bint mean, double *loss,
@@ -167,15 +174,15 @@ cdef int run_cross_entropy(CrossEntropy *job, bint mean, double *loss,
     cdef double *sums = one
     cdef ptrdiff_t chunks
     cdef int threads
+    cdef bint strips
     job.gradient_scale = 1
     job.bad_label = job.bad_weight = False
     job.chunk = rows_of_chunk(job.rows, job.classes)
     job.panel = panel_rows(job.kernels, job.classes, job.wants_gradient
                            and job.x.step == size_of(job.x.kind) == job.gradient.step)
-    job.strips = (job.from_logits
-                  and strip_rows(&job.shape, &job.x, 0, job.rows, job.classes) > 0
-                  and (not job.wants_gradient
-                       or strip_rows(&job.shape, &job.gradient, 0, job.rows, job.classes) > 0))
+    strips = (job.from_logits and strip_rows(&job.shape, &job.x, 0, job.rows, job.classes) > 0
+              and (not job.wants_gradient
+                   or strip_rows(&job.shape, &job.gradient, 0, job.rows, job.classes) > 0))
     chunks = (job.rows + job.chunk - 1) // job.chunk
     threads = threads_for(job.rows, job.classes)
     if chunks > 1:
@@ -194,7 +201,8 @@ cdef int run_cross_entropy(CrossEntropy *job, bint mean, double *loss,
         job.gradient_scale = 1 / weight[0] if weight[0] > 0 else 0
         job.counting = False
     if not (job.bad_label or job.bad_weight):
-        xf_pool_run(cross_entropy_chunk, job, chunks, threads)
+        xf_pool_run(cross_entropy_strips if strips else cross_entropy_chunk, job, chunks,
+                    threads)
     loss[0] = tree(job.loss_sums, chunks)
     weight[0] = tree(job.weight_sums, chunks)
     if chunks > 1:
@@ -209,8 +217,8 @@ def cross_entropy(const storage[:, :, :, :, :, :, :] x, int kind_, labels, int l
     """Return (sum of the losses, sum of what the rows count, bad label seen, bad weight seen).
 
     class_weight (classes last) and losses are of the dtype that x is computed in. losses and
-    gradient are written unless None; with `mean` the gradient is that of the mean. A bad label or
-    weight in a gradient of a mean is found before anything is written.
+    gradient are written unless None; with `mean` the gradient is that of the mean. Where a bad
+    label or weight was seen, what was written is of no use.
     """
     cdef CrossEntropy job
     cdef Strided *arrays[5]

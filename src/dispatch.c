@@ -8,11 +8,6 @@ static bool always(void) { return true; }
 #if defined(__x86_64__) || defined(_M_X64)
 /* CPUID and XGETBV are read by hand: __builtin_cpu_supports answers 0 for everything under some
    toolchains. A set counts only if the operating system saves its registers (XCR0). */
-#if defined(_MSC_VER) && !defined(__clang__)
-#include <intrin.h>
-static void cpuid(unsigned leaf, unsigned r[4]) { __cpuidex((int *)r, (int)leaf, 0); }
-static uint64_t xcr0(void) { return _xgetbv(0); }
-#else
 #include <cpuid.h>
 static void cpuid(unsigned leaf, unsigned r[4])
 {
@@ -25,7 +20,6 @@ static uint64_t xcr0(void)
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return (uint64_t)high << 32 | low;
 }
-#endif
 
 enum { EAX, EBX, ECX, EDX };
 #define BIT(i) (1u << (i))

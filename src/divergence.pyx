@@ -1,7 +1,7 @@
 # Entropy, divergences, and whether rows are distributions.
 
 cdef enum:
-    IS_DISTRIBUTION = 3         # beside xf_divergence
+    IS_DISTRIBUTION = -1        # beside those of xf_divergence
 
 cdef struct Divergence:
     const xf_kernels *kernels
@@ -9,7 +9,6 @@ cdef struct Divergence:
     Strided p, q, out
     ptrdiff_t rows, classes, chunk
     int what
-    xf_type p_type, q_type
     bint normalize
     double unit, tolerance
 
@@ -17,7 +16,7 @@ cdef struct Divergence:
 cdef void divergence_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
     cdef Divergence *job = <Divergence *> context
     cdef xf_rows p, q
-    cdef const char *out[16]
+    cdef const char *out[XF_PANEL]
     cdef ptrdiff_t row = chunk * job.chunk, end = row + job.chunk
     cdef int i, n
     cdef xf_bool valid
@@ -25,9 +24,9 @@ cdef void divergence_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
     if end > job.rows:
         end = job.rows
     p.step = job.p.step
-    p.type = job.p_type
+    p.type = type_of(job.p.kind)
     q.step = job.q.step
-    q.type = job.q_type
+    q.type = type_of(job.q.kind)
     while row < end:
         n = <int> (end - row) if end - row < XF_PANEL else XF_PANEL
         find_rows(&job.shape, &job.p, row, n, p.row)
@@ -47,17 +46,21 @@ cdef void divergence_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
         row += n
 
 
-cdef divergence_run(Divergence *job, const Py_ssize_t *shape):
+cdef divergence_run(Divergence *job, shape):
+    """Takes the arrays' shape as a sequence, for p may be of any dtype; the rest of job is set."""
+    cdef Py_ssize_t size[LEADING + 1]
     cdef Strided *arrays[3]
     cdef int i
     arrays[:] = [&job.p, &job.q, &job.out]
     job.rows = 1
+    for i in range(LEADING + 1):
+        size[i] = shape[i]
     for i in range(LEADING):
-        job.rows *= shape[i]
+        job.rows *= size[i]
     if job.rows == 0:
         return
-    job.classes = shape[LEADING]
-    merge(&job.shape, shape, arrays, 3)
+    job.classes = size[LEADING]
+    merge(&job.shape, size, arrays, 3)
     job.chunk = rows_of_chunk(job.rows, job.classes)
     with nogil:
         xf_pool_run(divergence_chunk, job, (job.rows + job.chunk - 1) // job.chunk,
@@ -66,16 +69,12 @@ cdef divergence_run(Divergence *job, const Py_ssize_t *shape):
 
 def divergence(int what, p, int p_kind, q, int q_kind, real[:, :, :, :, :, :, :] out,
                shape, bint normalize, double unit):
-    """Write the entropy (what = 0), the KL (1) or the Jensen-Shannon divergence (2) of the rows.
+    """Write the entropies or divergences of the rows; `what` is an xf_divergence (rows.h).
 
     p and q (None for the entropy) have the seven-axis shape `shape`, out one class; the results are
     divided by `unit`.
     """
     cdef Divergence job
-    cdef Py_ssize_t size[LEADING + 1]
-    cdef int i
-    for i in range(LEADING + 1):
-        size[i] = shape[i]
     job.kernels = xf_isa_kernels(XF_F32 if real is float else XF_F64)
     job.what = what
     job.normalize = normalize
@@ -84,18 +83,12 @@ def divergence(int what, p, int p_kind, q, int q_kind, real[:, :, :, :, :, :, :]
     take(p, p_kind, False, &job.p)
     take(q, q_kind, False, &job.q)
     take(out, F32 if real is float else F64, True, &job.out)
-    job.p_type = type_of(p_kind)
-    job.q_type = type_of(q_kind)
-    divergence_run(&job, size)
+    divergence_run(&job, shape)
 
 
 def is_distribution(p, int kind_, uint8_t[:, :, :, :, :, :, :] out, shape, double tolerance):
     """Write whether each row is in [0, 1] and sums to 1 within the tolerance; out has one class."""
     cdef Divergence job
-    cdef Py_ssize_t size[LEADING + 1]
-    cdef int i
-    for i in range(LEADING + 1):
-        size[i] = shape[i]
     job.kernels = xf_isa_kernels(type_of(computed(kind_)))
     job.what = IS_DISTRIBUTION
     job.normalize = False
@@ -104,5 +97,4 @@ def is_distribution(p, int kind_, uint8_t[:, :, :, :, :, :, :] out, shape, doubl
     take(p, kind_, False, &job.p)
     take(None, kind_, False, &job.q)
     take(out, U8, True, &job.out)
-    job.p_type = job.q_type = type_of(kind_)
-    divergence_run(&job, size)
+    divergence_run(&job, shape)

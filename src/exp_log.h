@@ -3,13 +3,16 @@
    held by tests/test_math.py. */
 
 /* exp(d), d <= 0:  n = round(d / ln 2),  r = d - n ln 2 in [-ln 2 / 2, ln 2 / 2],
-   exp(d) = 2^n (1 + r + r^2 Q(r)).  exp(0) is exactly 1; below n = EXP_LEAST the result is 0.
+   exp(d) = 2^n (1 + r + r^2 Q(r)).  exp(0) is exactly 1; below EXP_LOWEST the result is 0.
    Approximation error: float 2^-28.2, double 2^-57.9. */
+#define EXP_Q_DOUBLE                                                                             \
+    {0x1.ad7f0356a3eb2p-26, 0x1.28adce73e17dcp-22, 0x1.71df262bde362p-19, 0x1.a01999adca517p-16, \
+     0x1.a01a0129b48c8p-13, 0x1.6c16c1844b021p-10, 0x1.1111111127e83p-7,  0x1.55555555507f1p-5,  \
+     0x1.55555555554f9p-3,  0x1.000000000000ap-1}
+/* Adding EXP_SHIFT leaves n, as a biased exponent, in the low bits. */
 #if XF_BITS == 32
 #define EXP_LOWEST -88.0f /* rounds to a 2^n of 0 */
-#define EXP_SHIFT \
-    (0x1.8p23f + 127) /* adding it leaves n, as a biased exponent, in the low bits \
-                                     */
+#define EXP_SHIFT (0x1.8p23f + 127)
 #define LOG2_E 0x1.715476p+0f
 #define LN2_HIGH 0x1.62e4p-1f /* 15 bits: n times it is exact */
 #define LN2_LOW 0x1.7f7d1cp-20f
@@ -21,10 +24,7 @@ static const real EXP_Q[] = {0x1.6a2352p-10f, 0x1.123a6cp-7f, 0x1.5558f4p-5f, 0x
 #define LOG2_E 0x1.71547652b82fep+0
 #define LN2_HIGH 0x1.62e42fefa38p-1 /* 42 bits */
 #define LN2_LOW 0x1.ef35793c7673p-45
-static const real EXP_Q[] = {0x1.ad7f0356a3eb2p-26, 0x1.28adce73e17dcp-22, 0x1.71df262bde362p-19,
-                             0x1.a01999adca517p-16, 0x1.a01a0129b48c8p-13, 0x1.6c16c1844b021p-10,
-                             0x1.1111111127e83p-7,  0x1.55555555507f1p-5,  0x1.55555555554f9p-3,
-                             0x1.000000000000ap-1};
+static const real EXP_Q[] = EXP_Q_DOUBLE;
 #endif
 
 /* coefficients[0] x^(n - 1) + ... + coefficients[n - 1] */
@@ -83,8 +83,7 @@ INLINE vec v_log1p_small(vec f, vec low)
 #define ONE_BITS 0x3f800000u
 #define SQRT_HALF_BITS 0x3f3504f3u
 #define MANTISSA_MASK 0x007fffffu
-#define EXPONENT_SHIFT \
-    0x1p23f /* its bits, with a small integer put in, are that integer above it */
+#define EXPONENT_SHIFT 0x1p23f
 #define EXPONENT_BIAS 127
 #define LEAST_NORMAL 0x1p-126f
 #define SUBNORMAL_SCALE 0x1p24f
@@ -119,7 +118,7 @@ INLINE vec v_bits(real_bits bits)
     return v_set1(a);
 }
 
-/* The small integer in each lane as a number. */
+/* The small integer in each lane as a number: in the last bits of EXPONENT_SHIFT it adds itself. */
 INLINE vec v_counted(vec a)
 {
     const vec shift = v_set1(EXPONENT_SHIFT);
@@ -202,10 +201,7 @@ INLINE vec v_log1p_unit(vec u)
    Rescales the sum of a row when its maximum rises. */
 INLINE double exp_rescale(double d)
 {
-    static const double q[] = {0x1.ad7f0356a3eb2p-26, 0x1.28adce73e17dcp-22, 0x1.71df262bde362p-19,
-                               0x1.a01999adca517p-16, 0x1.a01a0129b48c8p-13, 0x1.6c16c1844b021p-10,
-                               0x1.1111111127e83p-7,  0x1.55555555507f1p-5,  0x1.55555555554f9p-3,
-                               0x1.000000000000ap-1};
+    static const double q[] = EXP_Q_DOUBLE;
     const double shift = 0x1.8p52 + 1023;
     if (!(d > -709.0))
         return 0;

@@ -57,7 +57,7 @@ static bool start_worker(void)
     if (pthread_attr_init(&attributes))
         return false;
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attributes, 1 << 20); /* a panel of rows needs 70 kB of it */
+    pthread_attr_setstacksize(&attributes, 1 << 20); /* a panel and a strip need 270 kB of it */
     bool started = pthread_create(&thread, &attributes, start, NULL) == 0;
     pthread_attr_destroy(&attributes);
     return started;

@@ -71,7 +71,7 @@ typedef struct {
     bool from_logits;
 } xf_binary;
 
-typedef enum { XF_ENTROPY, XF_KL, XF_JS } xf_divergence;
+typedef enum { XF_ENTROPY, XF_KL, XF_JS } xf_divergence; /* as in xentfast/_divergence.py */
 
 typedef struct {
     /* Elements in a block; bytes of one are XF_BLOCK_BYTES / block. */

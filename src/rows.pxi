@@ -37,6 +37,7 @@ cdef inline int take(object array, int kind_, bint written, Strided *s) except -
     cdef int i
     s.data = NULL
     s.step = 0
+    s.kind = kind_
     if array is None:
         return 0
     PyObject_GetBuffer(array, &view, PyBUF_STRIDES | (PyBUF_WRITABLE if written else 0))
@@ -44,7 +45,6 @@ cdef inline int take(object array, int kind_, bint written, Strided *s) except -
     for i in range(LEADING):
         s.stride[i] = view.strides[i]
     s.step = view.strides[LEADING]
-    s.kind = kind_
     PyBuffer_Release(&view)
     return 0
 

@@ -12,7 +12,7 @@ INLINE vec ratio(vec t, vec p) { return v_drop(v_eq(t, v_zero()), v_div(t, p)); 
 
 static void log_loss(const xf_rows *x, const xf_target *t, xf_panel *p)
 {
-    real own[LANES] = {0}, at_label[LANES], sum[LANES] = {0}, weight[LANES] = {0}, value[LANES];
+    real own[LANES] = {0}, at_label[LANES], sum[LANES] = {0}, value[LANES];
     for (int i = 0; i < LANES; i++)
         at_label[i] = 1;
     for (int i = 0; i < p->rows; i++) {
@@ -21,7 +21,6 @@ static void log_loss(const xf_rows *x, const xf_target *t, xf_panel *p)
             own[i] = (real)p->own[i];
             at_label[i] = read_one(x->row[i] + y * x->step, x->type);
         }
-        weight[i] = (real)p->weight[i];
         double total = 0;
         for (ptrdiff_t j0 = 0; has_target(t) && j0 < p->classes; j0 += BLOCK) {
             ptrdiff_t n = block_length(p->classes, j0);
@@ -30,10 +29,9 @@ static void log_loss(const xf_rows *x, const xf_target *t, xf_panel *p)
         }
         sum[i] = (real)total;
     }
-    vec loss = v_add(v_load(sum), log_loss_term(v_load(at_label), v_load(own), NULL));
-    v_store(value, v_mul(loss, v_load(weight)));
+    v_store(value, v_add(v_load(sum), log_loss_term(v_load(at_label), v_load(own), NULL)));
     for (int i = 0; i < p->rows; i++)
-        p->loss[i] = p->weight[i] < 0 ? 0 : value[i];
+        p->loss[i] = p->weight[i] < 0 ? 0 : value[i] * p->weight[i];
 }
 
 static void log_loss_gradient(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out)

@@ -19,10 +19,9 @@ INLINE vec finish_log(xf_panel *p)
 /* The losses of a panel from its statistics, and what its gradient needs. */
 static inline void finish(const xf_target *t, xf_panel *p)
 {
-    real own[LANES], share[LANES], weight[LANES], scaled[LANES];
+    real own[LANES], share[LANES], scaled[LANES], value[LANES];
     for (int i = 0; i < LANES; i++) {
         own[i] = share[i] = (real)p->own[i];
-        weight[i] = (real)p->weight[i];
         scaled[i] = (real)(p->weight[i] * p->gradient_scale);
     }
     for (int i = 0; t && i < p->rows; i++) {
@@ -42,11 +41,9 @@ static inline void finish(const xf_target *t, xf_panel *p)
         loss = v_fma(v_mul(zeta, lse), lse, loss);
         pull = v_mul(v_add(zeta, zeta), lse);
     }
-    real value[LANES];
-    const vec by = v_load(weight);
-    v_store(value, v_drop(v_lt(by, v_zero()), v_mul(loss, by)));
+    v_store(value, loss);
     for (int i = 0; i < LANES; i++)
-        p->loss[i] = value[i];
+        p->loss[i] = p->weight[i] < 0 ? 0 : value[i] * p->weight[i];
     if (!p->wants_gradient)
         return;
     const vec s = v_load(state(p, SUM)), taken = v_load(share);

@@ -9,13 +9,11 @@ cdef struct Softmax:
     Strided x, out
     ptrdiff_t rows, classes, chunk
     int panel, what
-    bint strips
 
 
-cdef void softmax_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
-    cdef Softmax *job = <Softmax *> context
+cdef void softmax_rows(Softmax *job, ptrdiff_t chunk, Strip *strip) noexcept nogil:
+    """The rows of a chunk, by way of the strip unless that is NULL."""
     cdef xf_panel p
-    cdef Strip strip
     cdef xf_rows x
     cdef xf_out out
     cdef const Strided *rows_of_x = &job.x
@@ -26,15 +24,15 @@ cdef void softmax_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
     cdef int i, n
     if end > job.rows:
         end = job.rows
-    stop = row if job.strips else end
+    stop = end if strip == NULL else row
     x.type = out.type = type_of(job.x.kind)
-    out.stream = stream and not job.strips
+    out.stream = stream and strip == NULL
     p.classes = job.classes
     p.wants_gradient = False
     while row < end:
         if row == stop:
             begin = row
-            stop = read_strip(&job.shape, &job.x, begin, end, job.classes, &strip)
+            stop = read_strip(&job.shape, &job.x, begin, end, job.classes, strip)
             shape, rows_of_x, rows_of_out = &strip.shape, &strip.rows, &strip.rows
         n = <int> (stop - row) if stop - row < job.panel else job.panel
         p.rows = n
@@ -50,8 +48,17 @@ cdef void softmax_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
             find_rows(shape, rows_of_out, row - begin, n, <const char **> out.row)
             job.kernels.softmax(&x, &p, &out, job.what == LOG_SOFTMAX)
         row += n
-        if job.strips and row == stop and job.what != LOGSUMEXP:
-            write_strip(&strip, job.kernels, stream, &job.shape, &job.out, begin, job.classes)
+        if strip != NULL and row == stop and job.what != LOGSUMEXP:
+            write_strip(strip, job.kernels, stream, &job.shape, &job.out, begin, job.classes)
+
+
+cdef void softmax_chunk(void *job, ptrdiff_t chunk) noexcept nogil:
+    softmax_rows(<Softmax *> job, chunk, NULL)
+
+
+cdef void softmax_strips(void *job, ptrdiff_t chunk) noexcept nogil:
+    cdef Strip strip
+    softmax_rows(<Softmax *> job, chunk, &strip)
 
 
 def softmax(const storage[:, :, :, :, :, :, :] x, int kind_, out, int what):
@@ -61,6 +68,7 @@ def softmax(const storage[:, :, :, :, :, :, :] x, int kind_, out, int what):
     """
     cdef Softmax job
     cdef Strided *arrays[2]
+    cdef bint strips
     cdef int i
     arrays[:] = [&job.x, &job.out]
     job.kernels = xf_isa_kernels(type_of(computed(kind_)))
@@ -77,8 +85,8 @@ def softmax(const storage[:, :, :, :, :, :, :] x, int kind_, out, int what):
     job.chunk = rows_of_chunk(job.rows, job.classes)
     job.panel = panel_rows(job.kernels, job.classes, what != LOGSUMEXP
                            and job.x.step == size_of(kind_) == job.out.step)
-    job.strips = strip_rows(&job.shape, &job.x, 0, job.rows, job.classes) > 0 and (
+    strips = strip_rows(&job.shape, &job.x, 0, job.rows, job.classes) > 0 and (
         what == LOGSUMEXP or strip_rows(&job.shape, &job.out, 0, job.rows, job.classes) > 0)
     with nogil:
-        xf_pool_run(softmax_chunk, &job, (job.rows + job.chunk - 1) // job.chunk,
-                    threads_for(job.rows, job.classes))
+        xf_pool_run(softmax_strips if strips else softmax_chunk, &job,
+                    (job.rows + job.chunk - 1) // job.chunk, threads_for(job.rows, job.classes))

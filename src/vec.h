@@ -57,7 +57,7 @@ DEFINE2(vec, mul, vec, vec, F)
 #define F(i) r_div(a.r[i], b.r[i])
 DEFINE2(vec, div, vec, vec, F)
 #undef F
-/* a * b + c, rounded once (twice on the baseline). */
+/* a * b + c, rounded once (twice without fused multiply-add). */
 #define F(i) r_fma(a.r[i], b.r[i], c.r[i])
 DEFINE3(vec, fma, vec, vec, vec, F)
 #undef F
@@ -97,9 +97,6 @@ DEFINE2(vec, count, vec, mask, F)
 /* On the bits of a lane, as an unsigned integer; the shifts are by the length of the mantissa. */
 #define F(i) r_iadd(a.r[i], b.r[i])
 DEFINE2(vec, iadd, vec, vec, F)
-#undef F
-#define F(i) r_isub(a.r[i], b.r[i])
-DEFINE2(vec, isub, vec, vec, F)
 #undef F
 #define F(i) r_iand(a.r[i], b.r[i])
 DEFINE2(vec, iand, vec, vec, F)
@@ -162,27 +159,6 @@ INLINE void v_store_part(real *p, vec a, ptrdiff_t n)
     for (int i = 0; i < REGS; i++)
         r_store_part(p + i * REG_LANES, a.r[i], v_share(n, i));
 }
-
-#if XF_BITS == 32
-/* Elements of 16 bits, in registers only: their type is xf_type's. */
-INLINE vec v_load_half(const uint16_t *p, xf_type type)
-{
-    vec a;
-    for (int i = 0; i < REGS; i++)
-        a.r[i] = type == XF_F16 ? r_load_f16(p + i * REG_LANES) : r_load_bf16(p + i * REG_LANES);
-    return a;
-}
-
-INLINE void v_store_half(uint16_t *p, vec a, xf_type type)
-{
-    for (int i = 0; i < REGS; i++) {
-        if (type == XF_F16)
-            r_store_f16(p + i * REG_LANES, a.r[i]);
-        else
-            r_store_bf16(p + i * REG_LANES, a.r[i]);
-    }
-}
-#endif
 
 /* b with its lanes from n on replaced by those of fill. */
 INLINE vec v_fill_from(vec b, ptrdiff_t n, vec fill)

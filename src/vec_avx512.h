@@ -60,7 +60,6 @@ INLINE reg r_keep(msk m, reg a) { return P(maskz_mov)(m, a); }
 INLINE reg r_drop(msk m, reg a) { return P(maskz_mov)((msk)~m, a); }
 
 INLINE reg r_iadd(reg a, reg b) { return TO_REAL(I(add)(TO_INT(a), TO_INT(b))); }
-INLINE reg r_isub(reg a, reg b) { return TO_REAL(I(sub)(TO_INT(a), TO_INT(b))); }
 INLINE reg r_count(reg a, msk m) { return TO_REAL(I(mask_add)(TO_INT(a), m, TO_INT(a), ONE)); }
 INLINE reg r_iand(reg a, reg b) { return P(and)(a, b); }
 INLINE reg r_ior(reg a, reg b) { return P(or)(a, b); }

@@ -60,8 +60,7 @@ INLINE reg r_drop(msk m, reg a) { return P(andnot)(m, a); }
 INLINE reg r_select(msk m, reg a, reg b) { return P(or)(r_keep(m, a), r_drop(m, b)); }
 
 INLINE reg r_iadd(reg a, reg b) { return TO_REAL(I(add)(TO_INT(a), TO_INT(b))); }
-INLINE reg r_isub(reg a, reg b) { return TO_REAL(I(sub)(TO_INT(a), TO_INT(b))); }
-INLINE reg r_count(reg a, msk m) { return r_isub(a, m); }
+INLINE reg r_count(reg a, msk m) { return TO_REAL(I(sub)(TO_INT(a), TO_INT(m))); }
 INLINE reg r_iand(reg a, reg b) { return P(and)(a, b); }
 INLINE reg r_ior(reg a, reg b) { return P(or)(a, b); }
 INLINE reg r_ishl(reg a) { return TO_REAL(I(slli)(TO_INT(a), MANTISSA_BITS)); }

@@ -65,7 +65,6 @@ INLINE reg r_keep(msk m, reg a) { return TO_REAL(I(vandq)(TO_INT(a), m)); }
 INLINE reg r_drop(msk m, reg a) { return TO_REAL(I(vbicq)(TO_INT(a), m)); }
 
 INLINE reg r_iadd(reg a, reg b) { return TO_REAL(I(vaddq)(TO_INT(a), TO_INT(b))); }
-INLINE reg r_isub(reg a, reg b) { return TO_REAL(I(vsubq)(TO_INT(a), TO_INT(b))); }
 INLINE reg r_count(reg a, msk m) { return TO_REAL(I(vsubq)(TO_INT(a), m)); }
 INLINE reg r_iand(reg a, reg b) { return TO_REAL(I(vandq)(TO_INT(a), TO_INT(b))); }
 INLINE reg r_ior(reg a, reg b) { return TO_REAL(I(vorrq)(TO_INT(a), TO_INT(b))); }

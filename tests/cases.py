@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+import xentfast
 from xentfast import _kernels
 
 Array: TypeAlias = NDArray[Any]
@@ -26,6 +27,10 @@ DTYPES = ("float32", "float64")
 # XENTFAST_ISA chooses the set when the module is imported: then everything runs with that one.
 FORCED_ISA = os.environ.get("XENTFAST_ISA")
 ISAS = (FORCED_ISA,) if FORCED_ISA else _kernels.available_isas()
+# Sets without fused multiply-add round a product before they add: they hold the error bounds, but
+# do not have the bits that all others share.
+UNFUSED_ISAS = ("base",)
+FUSED_ISAS = tuple(name for name in ISAS if name not in UNFUSED_ISAS)
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,9 @@ class Case:
     gradient: bool = False  # also has _grad and _value_and_grad, and reduces
     elementwise: bool = False  # one result per entry: no axis of classes
     logits: bool = False  # the first argument may be anything, not only probabilities
-    cancels: bool = False  # entries of the gradient are differences of numbers of their own size
+    # Entries of the gradient are differences of numbers of their own size. What a result without
+    # gradient is the difference of, oracle.scale_of_result knows.
+    cancels: bool = False
 
     def inputs(self, dtype: str, shape: tuple[int, int]) -> Inputs:
         """Make the arguments, which depend on nothing but the case, the dtype and the shape."""
@@ -446,5 +453,6 @@ CASES = (
     Case("plain", "log_softmax", _only_logits, logits=True),
     Case("plain", "softmax", _only_logits, logits=True),
 )
+DIVERGENCES = (xentfast.kl_divergence, xentfast.js_divergence)
 GRADIENT_CASES = tuple(case for case in CASES if case.gradient)
 REDUCTIONS = ("none", "sum", "mean")

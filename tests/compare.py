@@ -49,17 +49,17 @@ def outputs(
 
 
 def _bits(array: Array) -> Array:
-    """View floating numbers as integers."""
-    return array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "f" else array
+    """View floating numbers, bfloat16 among them, as integers."""
+    return array.view(f"u{array.dtype.itemsize}") if array.dtype.kind in "fV" else array
 
 
-def assert_same_bits(actual: Any, expected: Any, what: str) -> None:
+def assert_same_bits(actual: Any, expected: Any, what: str = "bits") -> None:
     """Compare dtype, shape and bits; a nan is a nan, whatever its sign and payload."""
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.dtype == expected.dtype, what
     assert actual.shape == expected.shape, what
     differ = np.atleast_1d(_bits(actual) != _bits(expected))
-    if differ.any() and actual.dtype.kind == "f":
+    if differ.any() and actual.dtype.kind in "fV":
         differ &= np.atleast_1d(~(np.isnan(actual) & np.isnan(expected)))
     if differ.any():
         place = tuple(int(i) for i in np.argwhere(differ)[0])

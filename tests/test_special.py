@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import xentfast
-from cases import CASES, DTYPES, GRADIENT_CASES, REDUCTIONS, Array, Case
+from cases import CASES, DIVERGENCES, DTYPES, GRADIENT_CASES, REDUCTIONS, Array, Case
 from compare import NARROW_BOUND, assert_all_same_bits, assert_same_bits, outputs
 from xentfast import reference
 
@@ -203,6 +203,20 @@ def test_divergence_of_numbers_whose_ratio_overflows(dtype: str, isa: str) -> No
     assert xentfast.kl_divergence(p, q) == pytest.approx(expected, rel=1e-6)
 
 
+def test_rows_whose_sum_or_its_inverse_overflows(dtype: str, isa: str) -> None:
+    p, q = np.array([[3, 1, 0, 4]], dtype), np.array([[1, 1, 2, 4]], dtype)
+    info = np.finfo(dtype)
+    for scale in (info.max / 4.5, info.smallest_subnormal * 2.0**10):
+        for n in (4, 3000):  # one block, and several whose sum overflows only in all
+            near, far = (np.tile(a, n // 4) * info.dtype.type(scale) for a in (p, q))
+            for function in DIVERGENCES:
+                found = function(near, far, normalize=True)
+                assert_rows(found, function(p, q, normalize=True), dtype)
+            more = np.log(n // 4)
+            found = xentfast.entropy(near, normalize=True)
+            assert_rows(found, xentfast.entropy(p, normalize=True) + more, dtype)
+
+
 def test_js_divergence_of_disjoint_distributions(dtype: str, isa: str) -> None:
     p, q = np.array([1, 0], dtype), np.array([0, 1], dtype)
     assert xentfast.js_divergence(p, q) == pytest.approx(np.log(2), rel=NARROW_BOUND[dtype])
@@ -372,6 +386,21 @@ def test_the_mean_of_what_weighs_nothing_has_no_gradient(
     np.testing.assert_array_equal(gradient, np.zeros((2, 2)))
 
 
+@pytest.mark.parametrize("weight", [1e-60, 1e35, 1e300])
+@pytest.mark.parametrize("from_logits", [True, False])
+def test_a_mean_of_weights_beyond_float32(weight: float, from_logits: bool, isa: str) -> None:
+    p = np.array([[0.5, 0.25, 0.25], [0.125, 0.375, 0.5]], np.float32)
+    args, weights = (p, [2, 0]), np.array([1, 3]) * weight
+    value, gradient = xentfast.cross_entropy_value_and_grad(
+        *args, from_logits=from_logits, sample_weight=weights
+    )
+    expected = xentfast.cross_entropy_value_and_grad(
+        *args, from_logits=from_logits, sample_weight=[1, 3]
+    )
+    assert_rows(value, expected[0], "float32")
+    assert_rows(gradient, expected[1], "float32")
+
+
 def test_a_weight_of_zero_is_arithmetic(dtype: str, isa: str) -> None:
     """Only an ignored row is 0 whatever it holds: 0 nan and 0 inf are nan."""
     loss, gradient = both([[NAN, 1], [0, -INF], [0, 0]], [0, 1, 1], dtype, sample_weight=[0, 0, 1])
@@ -414,7 +443,9 @@ def test_sample_weight_may_be_a_scalar(weight: Any, reduction: str, dtype: str) 
     assert_rows(found[1], factor * expected[1], dtype)
 
 
-@pytest.mark.parametrize("name", ["bool", "uint8", "int16", "float16", "float32", "float64"])
+@pytest.mark.parametrize(
+    "name", ["bool", "uint8", "int16", "float16", "bfloat16", "float32", "float64"]
+)
 def test_weights_of_any_real_dtype(name: str, dtype: str) -> None:
     rng = np.random.default_rng(2)
     x, labels = rng.normal(size=(9, 4)), rng.integers(4, size=9)
@@ -660,7 +691,7 @@ def test_seven_dimensions(dtype: str) -> None:
 
 def test_divergences_of_two_dtypes_are_of_the_wider() -> None:
     p, q = np.array([0.5, 0.5], np.float32), np.array([0.25, 0.75])
-    for function in (xentfast.kl_divergence, xentfast.js_divergence):
+    for function in DIVERGENCES:
         found = function(p, q)
         assert found.dtype == np.float64
         assert_same_bits(found, function(p.astype(np.float64), q), "widened")
@@ -670,7 +701,7 @@ def test_divergences_broadcast(dtype: str) -> None:
     rng = np.random.default_rng(6)
     p, q = rng.dirichlet([1] * 5, (3, 1)), rng.dirichlet([1] * 5, (1, 4))
     p, q = p.astype(dtype), q.astype(dtype)
-    for function in (xentfast.kl_divergence, xentfast.js_divergence):
+    for function in DIVERGENCES:
         found = function(p, q)
         assert found.shape == (3, 4)
         for i in range(3):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -181,6 +182,14 @@ def test_the_environment_chooses_the_number(environment: dict[str, str], expecte
     assert run(THREADS, **environment) == expected
 
 
+@pytest.mark.parametrize("bad", ["0", "-3", "two", "1.5"])
+def test_a_wrong_number_in_the_environment_is_refused(bad: str) -> None:
+    message = f"ValueError: XENTFAST_NUM_THREADS must be an integer >= 1, got '{bad}'"
+    with pytest.raises(AssertionError, match=message):
+        run("import xentfast", XENTFAST_NUM_THREADS=bad)
+    assert run(THREADS, OMP_NUM_THREADS=bad) == run(THREADS)  # not ours to refuse
+
+
 def test_set_num_threads_overrides_the_environment() -> None:
     script = "import xentfast; xentfast.set_num_threads(2); print(xentfast.get_num_threads())"
     assert run(script, XENTFAST_NUM_THREADS="3") == "2"
@@ -210,6 +219,17 @@ def test_the_environment_chooses_the_instruction_set() -> None:
 def test_an_unknown_instruction_set_in_the_environment_is_refused() -> None:
     with pytest.raises(AssertionError, match="ValueError: XENTFAST_ISA: instruction set must be"):
         run("import xentfast", XENTFAST_ISA="sse9")
+
+
+def test_small_calls_in_a_thread_with_a_small_stack() -> None:
+    """192 KiB, a quarter less than the least that systems give."""
+    script = (
+        "import threading, numpy as np, xentfast; threading.stack_size(192 * 1024);"
+        "x, y, found = np.zeros((4, 10), np.float32), np.arange(4), [];"
+        "call = lambda: found.append(xentfast.cross_entropy_value_and_grad(x, y)[0]);"
+        "thread = threading.Thread(target=call); thread.start(); thread.join(); print(found[0])"
+    )
+    assert float(run(script)) == pytest.approx(math.log(10))
 
 
 def test_importing_starts_no_thread() -> None:

@@ -6,13 +6,14 @@ distributions) and `binary_cross_entropy`. Beside them `entropy`, `kl_divergence
 functions in plain NumPy.
 """
 
-import importlib.util
+from importlib.util import find_spec
 
-if importlib.util.find_spec("xentfast._kernels") is None:
+if find_spec("xentfast._kernels") is None:
     raise ImportError(
         f"not compiled in {__path__[0]}: install xentfast, or run python elsewhere or with -P"
     )
 
+from xentfast import reference
 from xentfast._binary import (
     binary_cross_entropy,
     binary_cross_entropy_grad,
@@ -41,6 +42,7 @@ __all__ = [
     "kl_divergence",
     "log_softmax",
     "logsumexp",
+    "reference",
     "set_num_threads",
     "show_config",
     "softmax",
@@ -49,4 +51,4 @@ __all__ = [
 __version__ = str(show_config()["version"])
 
 configure()
-del configure
+del configure, find_spec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from xentfast import _checks, _kernels
@@ -33,7 +34,7 @@ def binary_cross_entropy(
 
     Parameters
     ----------
-    logits : array_like, floating, any shape
+    logits : array_like, floating, of at most 6 dimensions
         Logits of the positive class, or with ``from_logits=False`` its probabilities, which are not
         clipped: float16, bfloat16 (of ml_dtypes), float32 or float64; integers and lists are taken
         as float64.
@@ -42,15 +43,15 @@ def binary_cross_entropy(
     from_logits : bool
         False: `logits` holds probabilities.
     pos_weight : array_like, scalar or broadcastable to the shape of `logits`, optional
-        ``q``: finite and not negative.
+        ``q``: not negative, and finite in the dtype of the result.
     sample_weight : array_like, scalar or of the shape of `logits`, optional
-        ``a``: finite and not negative.
+        ``a``: not negative, and finite in the dtype of the result, in which it is taken.
     label_smoothing : float in [0, 1]
         Moves the labels towards 1/2.
     reduction : {"mean", "sum", "none"}
         The mean divides by the sum of the sample weights, their number where there are none.
     out : ndarray, optional
-        Where the result goes: of its shape and dtype.
+        Where the result goes: of its shape and dtype. After an error its contents are undefined.
 
     Returns
     -------
@@ -94,7 +95,8 @@ def binary_cross_entropy_grad(
     Parameters
     ----------
     out : ndarray, optional
-        The gradient's place, of the shape and dtype of `logits`. It may be `logits` itself.
+        The gradient's place, of the shape and dtype of `logits`. It may be `logits` itself. After
+        an error its contents are undefined.
 
     Returns
     -------
@@ -128,7 +130,8 @@ def binary_cross_entropy_value_and_grad(
     Parameters
     ----------
     out : ndarray, optional
-        The gradient's place, of the shape and dtype of `logits`. It may be `logits` itself.
+        The gradient's place, of the shape and dtype of `logits`. It may be `logits` itself. After
+        an error its contents are undefined.
 
     Returns
     -------
@@ -161,18 +164,18 @@ def _evaluate(
     inputs: tuple[Array, ...] = (t,)
     positive = weights = None
     if pos_weight is not None:
-        positive = _checks.pos_weight_of(pos_weight, shape)
+        positive = _checks.pos_weight_of(pos_weight, x)
         inputs += (positive,)
     if sample_weight is not None:
-        weights = _checks.weight_of("sample_weight", sample_weight, shape)
+        weights = _checks.sample_weight_of(sample_weight, shape, dtype)
         inputs += (weights,)
     losses = gradient = None
     if wants_gradient:
-        gradient = _checks.output(out, shape, x.dtype, *inputs, inplace=x)
+        gradient = _checks.output(out, shape, x.dtype, *inputs, logits=x)
     elif out is not None:
         out = _checks.output(out, shape if reduction == "none" else (), dtype, x, *inputs)
     if reduction == "none" and wants_value:
-        losses = _checks.output(None if wants_gradient else out, shape, dtype)
+        losses = np.empty(shape, dtype) if wants_gradient or out is None else out
     views = [None if a is None else _checks.lead(a) for a in (x, t, positive, weights)]
     kinds = [_checks.kind(a) for a in (x, t, positive, weights)]
     loss, weight, bad_label, bad_weight = _KERNELS(x.dtype)(
@@ -186,7 +189,7 @@ def _evaluate(
     if bad_label:
         _checks.fail_binary_label(t)
     if bad_weight and weights is not None:
-        _checks.bounded("sample_weight", weights)
+        _checks.fail_weight("sample_weight", weights, dtype)
     if gradient is not None and reduction == "mean" and not weight:
         gradient.fill(0)
     if not wants_value:

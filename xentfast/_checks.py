@@ -71,12 +71,16 @@ def by_dtype(function: Any) -> Callable[[Any], Callable[..., Any]]:
     return specialised
 
 
+def _plain(name: str, a: object) -> None:
+    if isinstance(a, np.matrix | np.ma.MaskedArray):
+        raise TypeError(f"{name} must be a plain array, got {type(a).__name__}")
+
+
 def array(name: str, a: object) -> Array:
     """Return `a` as an ndarray, read in place where that is possible."""
     if type(a) is np.ndarray:
         return a
-    if isinstance(a, np.matrix | np.ma.MaskedArray):
-        raise TypeError(f"{name} must be a plain array, got {type(a).__name__}")
+    _plain(name, a)
     if not hasattr(a, "__array__") and hasattr(a, "__dlpack__"):
         return np.from_dlpack(a)
     try:
@@ -149,58 +153,70 @@ def labels_of(labels: object, x: Array, axis: int) -> tuple[Array, bool]:
     """Return the labels, and whether they are dense: distributions of the logits' shape."""
     y = array("labels", labels)
     kind, shape = y.dtype.kind, lead_shape(x, axis)
-    if kind == "V" and kind_of(y.dtype) is not None:
-        kind = "f"
-    if kind in "iu":
-        if y.shape != shape:
-            raise ValueError(f"labels must have shape {shape} or {x.shape}, got {y.shape}")
-    elif kind == "f":
-        if y.shape != x.shape:
-            raise ValueError(
-                f"labels must have shape {x.shape} (distributions, floating) or {shape} "
-                f"(class indices, integer), got {y.shape} with dtype {y.dtype}"
-            )
-    else:
+    if kind not in "iuf" and kind_of(y.dtype) is None:
         raise TypeError(f"labels must have an integer or floating dtype, got {y.dtype}")
+    dense = kind not in "iu"
+    if y.shape != (x.shape if dense else shape):
+        if y.shape not in (shape, x.shape):
+            raise ValueError(f"labels must have shape {shape} or {x.shape}, got {y.shape}")
+        raise ValueError(
+            f"labels must have shape {shape} (class indices, integer) or {x.shape} "
+            f"(distributions, floating), got {y.shape} with dtype {y.dtype}"
+        )
     _native("labels", y)
     if kind_of(y.dtype) is None:
         raise TypeError(f"labels {_FLOATING}, got {y.dtype}")
-    return y, kind == "f"
+    return y, dense
 
 
-def weight_of(name: str, weight: object, shape: tuple[int, ...]) -> Array:
-    """Return weights of that shape; their values are checked where they are read."""
+def _weight(name: str, weight: object, kinds: str) -> Array:
+    """Return weights of a dtype the loops can read."""
     w = array(name, weight)
-    if w.dtype.kind not in "biuf":
+    if kind_of(w.dtype) == _BFLOAT16_KIND and w.dtype != BFLOAT16:
+        w = w.astype(np.float32)
+    if w.dtype.kind not in kinds:
         raise TypeError(f"{name} must have a real dtype, got {w.dtype}")
     _native(name, w)
     if w.dtype == np.bool_:
-        w = w.view(np.uint8)
-    elif kind_of(w.dtype) is None:
-        w = w.astype(np.float64)
-    if w.ndim and w.shape != shape:
-        raise ValueError(f"{name} must have shape {shape} or be a scalar, got {w.shape}")
-    return w if w.shape == shape else np.broadcast_to(w, shape)
+        return w.view(np.uint8)
+    return w if kind_of(w.dtype) is not None else w.astype(np.float64)
+
+
+def sample_weight_of(weight: object, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Return weights of that shape; those of an array are checked where they are read."""
+    w = _weight("sample_weight", weight, "biuf")
+    if w.ndim == 0:
+        bounded("sample_weight", w, dtype)
+        return np.broadcast_to(w, shape)
+    if w.shape != shape:
+        raise ValueError(f"sample_weight must have shape {shape} or be a scalar, got {w.shape}")
+    return w
 
 
 def class_weight_of(weight: object, x: Array, axis: int) -> Array:
-    """Return a contiguous class weight of the logits' dtype."""
-    w = array("class_weight", weight)
-    if w.dtype.kind not in "iuf":
-        raise TypeError(f"class_weight must have a real dtype, got {w.dtype}")
-    _native("class_weight", w)
+    """Return a contiguous class weight of the dtype that the logits are computed in."""
+    w, dtype = _weight("class_weight", weight, "iuf"), computed(x.dtype)
     if w.shape != (x.shape[axis],):
         raise ValueError(f"class_weight must have shape {(x.shape[axis],)}, got {w.shape}")
-    bounded("class_weight", w)
-    return np.ascontiguousarray(w, computed(x.dtype))
+    bounded("class_weight", w, dtype)
+    return np.ascontiguousarray(w, dtype)
 
 
-def bounded(name: str, w: Array) -> None:
-    """Refuse weights that are not finite and not negative."""
-    if w.size and not (w.min() >= 0 and w.max() < math.inf):
-        i = np.flatnonzero(~((w >= 0) & (w < math.inf)).ravel())[0]
-        at = "" if w.ndim == 0 else f" at {_position(np.unravel_index(i, w.shape))}"
-        raise ValueError(f"{name} must be finite and >= 0, got {w.ravel()[i]}{at}")
+def bounded(name: str, w: Array, dtype: Any) -> None:
+    """Refuse weights that are negative, or not finite in the dtype they are taken in."""
+    if w.size and not (w.min() >= 0 and float(w.max()) <= float(np.finfo(dtype).max)):
+        fail_weight(name, w, dtype)
+
+
+def fail_weight(name: str, w: Array, dtype: Any) -> None:
+    """Raise for the first weight that is negative, or not finite in the dtype it is taken in."""
+    most = float(np.finfo(dtype).max)
+    values = w.astype(np.float64)
+    found = np.argwhere(~((values >= 0) & (values <= most)))
+    where = f" at {_position(found[0])}" if w.ndim and len(found) else ""
+    got: Any = w[tuple(found[0])] if len(found) else "weights that were changed meanwhile"
+    in_dtype = f" in {np.dtype(dtype)}" if len(found) and most < got < math.inf else ""
+    raise ValueError(f"{name} must be finite and >= 0{in_dtype}, got {got}{where}")
 
 
 def _position(index: Sequence[Any]) -> str:
@@ -213,7 +229,7 @@ def fail_label(y: Array, classes: int, ignore_index: int | None) -> None:
     if ignore_index is not None:
         bad &= y != ignore_index
     found = np.argwhere(bad)
-    where = f" at row {_position(found[0])}" if y.ndim else ""
+    where = f" at row {_position(found[0])}" if y.ndim and len(found) else ""
     got = y[tuple(found[0])] if len(found) else "labels that were changed meanwhile"
     raise ValueError(f"labels must be in [0, {classes}), got {got}{where}")
 
@@ -224,17 +240,25 @@ def fail_binary_label(t: Array) -> None:
         raise ValueError("labels must be in [0, 1], got others in bfloat16")
     found = np.argwhere(~((t >= 0) & (t <= 1)))
     rule = "in [0, 1]" if t.dtype.kind == "f" else "0 or 1"
-    where = f" at {_position(found[0])}" if t.ndim else ""
+    where = f" at {_position(found[0])}" if t.ndim and len(found) else ""
     got = t[tuple(found[0])] if len(found) else "labels that were changed meanwhile"
     raise ValueError(f"labels must be {rule}, got {got}{where}")
 
 
-def number(name: str, value: object, low: float, high: float) -> float:
-    """Return a number in [low, high], high excluded where it is infinite."""
+def _float(name: str, value: Any) -> float:
+    if isinstance(value, str | bytes | bytearray | complex | np.complexfloating):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     try:
-        v = float(operator.index(value)) if isinstance(value, int) else float(value)  # type: ignore
+        return float(value)
+    except OverflowError:  # an int beyond every float
+        return math.inf if value > 0 else -math.inf
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}") from None
+
+
+def number(name: str, value: object, low: float, high: float) -> float:
+    """Return a number in [low, high], high excluded where it is infinite."""
+    v = _float(name, value)
     if not low <= v <= high or math.isinf(v):
         rule = f"in [{low:g}, {high:g}]" if high < math.inf else f"finite and >= {low:g}"
         raise ValueError(f"{name} must be {rule}, got {value}")
@@ -265,23 +289,25 @@ def unit_of(base: object) -> float:
     """Return the natural logarithm of a base, 1 for None."""
     if base is None:
         return 1.0
-    v = number("base", base, 0, math.inf)
-    if v in (0, 1):
-        raise ValueError(f"base must be positive and not 1, got {base}")
+    v = _float("base", base)
+    if not 0 < v < math.inf or v == 1:
+        raise ValueError(f"base must be finite, positive and not 1, got {base}")
     return math.log(v)
 
 
 def output(
-    out: object, shape: tuple[int, ...], dtype: Any, *inputs: Array, inplace: Array | None = None
+    out: object, shape: tuple[int, ...], dtype: Any, *inputs: Array, **inplace: Array
 ) -> Array:
     """Return the place of a result: a new array, or `out` if it is fit for it.
 
-    It must overlap none of `inputs`; `inplace` it may be, but not overlap otherwise.
+    It must overlap none of `inputs`; an argument named in `inplace` it may be, but not overlap
+    otherwise.
     """
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be an ndarray, got {type(out).__name__}")
+    _plain("out", out)
     if out.dtype != dtype:
         raise TypeError(f"out must have dtype {np.dtype(dtype)}, got {out.dtype}")
     if out.shape != shape:
@@ -296,18 +322,11 @@ def output(
     for a in inputs:
         if np.may_share_memory(out, a):
             raise ValueError("out must not overlap an input, got memory they may share")
-    if inplace is not None and np.may_share_memory(out, inplace):
-        there, here = (a.__array_interface__["data"][0] for a in (inplace, out))
-        if there != here or inplace.strides != out.strides:
-            raise ValueError("out must be the logits or not overlap them, got a partial overlap")
+    for name, a in inplace.items():
+        there, here = (b.__array_interface__["data"][0] for b in (a, out))
+        if np.may_share_memory(out, a) and (there != here or a.strides != out.strides):
+            raise ValueError(f"out must be {name} or not overlap it, got a partial overlap")
     return out
-
-
-def reduced(loss: float, weight: float, reduction: Reduction) -> float:
-    """Return the sum or the mean; the mean of nothing is nan."""
-    if reduction == "sum":
-        return loss
-    return loss / weight if weight else math.nan
 
 
 def elements(name: str, a: object) -> Array:
@@ -333,16 +352,14 @@ def binary_labels_of(labels: object, x: Array) -> Array:
     return t
 
 
-def pos_weight_of(weight: object, shape: tuple[int, ...]) -> Array:
+def pos_weight_of(weight: object, x: Array) -> Array:
     """Return the weight of the positive class, broadcast to the shape of the logits."""
-    w = array("pos_weight", weight)
+    w = _weight("pos_weight", weight, "biuf")
+    bounded("pos_weight", w, computed(x.dtype))
     try:
-        full = np.broadcast_to(w, shape)
+        return np.broadcast_to(w, x.shape)
     except ValueError:
-        raise ValueError(f"pos_weight must broadcast to shape {shape}, got {w.shape}") from None
-    full = weight_of("pos_weight", full, shape)
-    bounded("pos_weight", w)
-    return full
+        raise ValueError(f"pos_weight must broadcast to shape {x.shape}, got {w.shape}") from None
 
 
 def result(
@@ -356,7 +373,9 @@ def result(
     """Return the value: the losses, or their sum or mean, in `out` if it is given."""
     if losses is not None:
         return losses if losses.ndim or losses is out else losses[()]
-    value = dtype.type(reduced(loss, weight, reduction))
+    if reduction == "mean":  # of nothing: nan
+        loss = loss / weight if weight else math.nan
+    value = dtype.type(loss)
     if out is None:
         return value
     out[()] = value

@@ -66,7 +66,8 @@ def configure() -> None:
     Raises
     ------
     ValueError
-        If XENTFAST_ISA names no instruction set that runs here.
+        If XENTFAST_ISA names no instruction set that runs here, or XENTFAST_NUM_THREADS is not a
+        positive number.
     """
     isa = os.environ.get("XENTFAST_ISA")
     if isa:
@@ -80,6 +81,8 @@ def configure() -> None:
         if first.isdecimal() and int(first) > 0:
             _kernels.set_num_threads(min(int(first), 1024))
             return
+        if first and name == "XENTFAST_NUM_THREADS":
+            raise ValueError(f"{name} must be an integer >= 1, got {first!r}")
     _kernels.set_num_threads(min(_usable_cpus(), 1024))
 
 

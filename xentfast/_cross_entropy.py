@@ -39,7 +39,7 @@ def cross_entropy(
 
     Parameters
     ----------
-    logits : array_like, floating, any shape with K >= 1 classes along `axis`
+    logits : array_like, floating, of 1 to 7 dimensions, with K >= 1 classes along `axis`
         Unnormalised log-probabilities, or with ``from_logits=False`` probabilities: float16,
         bfloat16 (of ml_dtypes), float32 or float64; integers and lists are taken as float64.
         ``-inf`` is a class of probability 0.
@@ -51,7 +51,7 @@ def cross_entropy(
     from_logits : bool
         False: `logits` holds probabilities, taken as they are, neither clipped nor normalised.
     class_weight : array_like, shape (K,), optional
-        ``w``: finite and not negative.
+        ``w``: not negative, and finite in the dtype of the result.
     sample_weight : array_like, scalar or of the shape of `logits` without `axis`, optional
         ``a``: finite and not negative.
     ignore_index : int, optional
@@ -64,7 +64,7 @@ def cross_entropy(
         The mean divides by the sum of the weights of the rows that count: sample weight times, for
         class indices, the class weight of the label. "none": one loss for each row.
     out : ndarray, optional
-        Where the result goes: of its shape and dtype.
+        Where the result goes: of its shape and dtype. After an error its contents are undefined.
 
     Returns
     -------
@@ -113,7 +113,8 @@ def cross_entropy_grad(
     Parameters
     ----------
     out : ndarray, optional
-        The gradient's place, of the shape and dtype of `logits`. It may be `logits` itself.
+        The gradient's place, of the shape and dtype of `logits`. It may be `logits` itself. After
+        an error its contents are undefined.
 
     Returns
     -------
@@ -154,7 +155,8 @@ def cross_entropy_value_and_grad(
     Parameters
     ----------
     out : ndarray, optional
-        The gradient's place, of the shape and dtype of `logits`. It may be `logits` itself.
+        The gradient's place, of the shape and dtype of `logits`. It may be `logits` itself. After
+        an error its contents are undefined.
 
     Returns
     -------
@@ -212,18 +214,18 @@ def _evaluate(
     inputs: tuple[Array, ...] = (y,)
     weights = by_class = None
     if sample_weight is not None:
-        weights = _checks.weight_of("sample_weight", sample_weight, shape)
+        weights = _checks.sample_weight_of(sample_weight, shape, np.float64)
         inputs += (weights,)
     if class_weight is not None:
         by_class = _checks.class_weight_of(class_weight, x, at)
         inputs += (by_class,)
     losses = gradient = None
     if wants_gradient:
-        gradient = _checks.output(out, x.shape, x.dtype, *inputs, inplace=x)
+        gradient = _checks.output(out, x.shape, x.dtype, *inputs, logits=x)
     elif out is not None:
         out = _checks.output(out, shape if reduction == "none" else (), dtype, x, *inputs)
     if reduction == "none" and wants_value:
-        losses = _checks.output(None if wants_gradient else out, shape, dtype)
+        losses = np.empty(shape, dtype) if wants_gradient or out is None else out
     loss, weight, bad_label, bad_weight = _KERNELS(x.dtype)(
         _checks.rows(x, at),
         _checks.kind(x),
@@ -244,7 +246,7 @@ def _evaluate(
     if bad_label:
         _checks.fail_label(y, x.shape[at], skip)
     if bad_weight and weights is not None:
-        _checks.bounded("sample_weight", weights)
+        _checks.fail_weight("sample_weight", weights, np.float64)
     if gradient is not None and reduction == "mean" and not weight:
         gradient.fill(0)
     if not wants_value:

@@ -24,7 +24,7 @@ def entropy(
 
     Parameters
     ----------
-    p : array_like, floating, any shape
+    p : array_like, floating, of 1 to 7 dimensions
         Probabilities along `axis`, taken as they are unless `normalize`. Integers and lists are
         taken as float64.
     axis : int
@@ -125,7 +125,7 @@ def is_distribution(p: npt.ArrayLike, *, axis: int = -1, atol: float | None = No
 
     Parameters
     ----------
-    p : array_like, floating, any shape
+    p : array_like, floating, of 1 to 7 dimensions
         Numbers along `axis`. Integers and lists are taken as float64.
     axis : int
         The axis of a distribution.

@@ -19,7 +19,7 @@ def logsumexp(x: npt.ArrayLike, *, axis: int = -1) -> Any:
 
     Parameters
     ----------
-    x : array_like, floating, any shape
+    x : array_like, floating, of 1 to 7 dimensions
         Logits along `axis`: float16, bfloat16 (of ml_dtypes), float32 or float64; integers and
         lists are taken as float64.
     axis : int
@@ -54,7 +54,7 @@ def softmax(x: npt.ArrayLike, *, axis: int = -1, out: Array | None = None) -> Ar
 
     Parameters
     ----------
-    x : array_like, floating, any shape
+    x : array_like, floating, of 1 to 7 dimensions
         Logits along `axis`: float16, bfloat16 (of ml_dtypes), float32 or float64; integers and
         lists are taken as float64.
     axis : int
@@ -80,7 +80,7 @@ def log_softmax(x: npt.ArrayLike, *, axis: int = -1, out: Array | None = None) -
 
     Parameters
     ----------
-    x : array_like, floating, any shape
+    x : array_like, floating, of 1 to 7 dimensions
         Logits along `axis`: float16, bfloat16 (of ml_dtypes), float32 or float64; integers and
         lists are taken as float64.
     axis : int
@@ -107,6 +107,6 @@ def log_softmax(x: npt.ArrayLike, *, axis: int = -1, out: Array | None = None) -
 
 def _write(what: int, x: npt.ArrayLike, axis: int, out: Array | None) -> Array:
     a, at = _checks.rows_of_classes("x", x, axis)
-    result = _checks.output(out, a.shape, a.dtype, inplace=a)
+    result = _checks.output(out, a.shape, a.dtype, x=a)
     _KERNELS(a.dtype)(_checks.rows(a, at), _checks.kind(a), _checks.rows(result, at), what)
     return result

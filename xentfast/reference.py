@@ -395,7 +395,10 @@ def is_distribution(p: ArrayLike, *, axis: int = -1, atol: float | None = None) 
     array = np.asarray(p)
     if atol is None:
         floating = np.issubdtype(array.dtype, np.floating)
-        atol = float(np.sqrt(np.finfo(array.dtype if floating else np.float64).eps))
+        epsilon = np.finfo(array.dtype if floating else np.float64).eps
+        if array.dtype.name == "bfloat16":  # not NumPy's own
+            epsilon = 2.0**-7
+        atol = float(np.sqrt(epsilon))
     rows = np.moveaxis(_floating(array), axis, -1)
     inside = ((rows >= 0) & (rows <= 1)).all(axis=-1)
     return (inside & (np.abs(rows.sum(axis=-1) - 1) <= atol))[()]

@@ -4,9 +4,9 @@ Better than there, on purpose: 16 bits are worked out in float32 and rounded onc
 overflows; narrow integers are float64; a log-probability near 0, and the entropy of a nearly
 certain row, keep their digits; a result of nan comes without a warning.
 
-Left out: the weights `b` of `logsumexp`; complex, object and masked arrays; and `entr`, `rel_entr`
-and `kl_div`, which have no rows: there is no kernel for single entries. Several axes at once, or
-`axis` None, take a copy where their entries are not next to each other in memory.
+Left out: the weights `b` of `logsumexp`; long double, complex, object and masked arrays; and
+`entr`, `rel_entr` and `kl_div`, which have no rows: there is no kernel for single entries. Several
+axes at once, or `axis` None, take a copy where their entries are not next to each other in memory.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _real(a: npt.ArrayLike) -> Array:
     if isinstance(a, np.ma.MaskedArray):
         raise TypeError("arrays must be plain, got MaskedArray")
     x = np.atleast_1d(np.asarray(a))
-    return x.astype(np.float64) if x.dtype.kind in "biu" else x
+    return x.astype(np.float64 if x.dtype.kind in "biu" else x.dtype.newbyteorder("="), copy=False)
 
 
 def _axes(x: Array, axis: int | tuple[int, ...] | None) -> tuple[int, ...]:
