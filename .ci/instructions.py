@@ -36,6 +36,7 @@ EVEX = re.compile(r"%zmm|%[xy]mm(1[6-9]|2\d|3[01])|%k[0-7]|\{z\}|\{1to\d+\}")
 
 # The level of an instruction, and the highest that a set's functions may have.
 BASELINE, FOR_AVX2, FOR_AVX512 = range(3)
+LEVELS = ("baseline", "AVX2", "AVX-512")
 ALLOWED = {"avx2": FOR_AVX2, "avx512": FOR_AVX512}
 
 
@@ -112,7 +113,7 @@ def main(unstripped: str, stripped: str) -> None:
         if found > ALLOWED.get(isa, BASELINE):
             stray.append(f"{name} ({isa or 'no set'}): {parts[2]} {parts[3]}")
     for (isa, found), count in sorted(counts.items()):
-        print(f"{isa:9} {('baseline', 'AVX2', 'AVX-512')[found]:8} {count:6} instructions")
+        print(f"{isa:9} {LEVELS[found]:8} {count:6} instructions")
     if stray:
         sys.exit("\n".join([f"{len(stray)} instructions above their function's set:", *stray[:20]]))
     for isa, needed in ALLOWED.items():

@@ -189,14 +189,14 @@ def torch_with(compiled: bool) -> Prepare:
         if compiled and not shutil.which(os.environ.get("CXX", "g++")):
             pytest.skip("needs a compiler of C++")
         torch.set_num_threads(threads())
-        F = torch.nn.functional
+        library = torch.nn.functional
         f = _table(
             case,
-            cross_entropy=F.cross_entropy,
-            dense=F.cross_entropy,
-            binary_cross_entropy=F.binary_cross_entropy_with_logits,
+            cross_entropy=library.cross_entropy,
+            dense=library.cross_entropy,
+            binary_cross_entropy=library.binary_cross_entropy_with_logits,
             entropy=lambda p: torch.special.entr(p).sum(-1),
-            kl_divergence=lambda p, q: F.kl_div(q.log(), p, reduction="none").sum(-1),
+            kl_divergence=lambda p, q: library.kl_div(q.log(), p, reduction="none").sum(-1),
             softmax=lambda x: torch.softmax(x, -1),
             log_softmax=lambda x: torch.log_softmax(x, -1),
         )
@@ -342,7 +342,7 @@ def _numba_loops() -> dict[str, Callable[..., Any]]:
     numba.set_num_threads(threads())
     prange = numba.prange
 
-    @numba.njit(parallel=True)  # type: ignore[untyped-decorator]
+    @numba.njit(parallel=True)
     def cross_entropy(x: Array, y: Array, gradient: Array) -> float:
         n, classes = x.shape
         total = 0.0
@@ -360,7 +360,7 @@ def _numba_loops() -> dict[str, Callable[..., Any]]:
                 gradient[i, y[i]] -= 1 / n
         return total / n
 
-    @numba.njit(parallel=True)  # type: ignore[untyped-decorator]
+    @numba.njit(parallel=True)
     def binary_cross_entropy(x: Array, t: Array, gradient: Array) -> float:
         total = 0.0
         for i in prange(x.size):
@@ -370,7 +370,7 @@ def _numba_loops() -> dict[str, Callable[..., Any]]:
                 gradient[i] = ((e if x[i] < 0 else 1) / (1 + e) - t[i]) / x.size
         return total / x.size
 
-    @numba.njit(parallel=True)  # type: ignore[untyped-decorator]
+    @numba.njit(parallel=True)
     def entropy(p: Array, result: Array) -> Array:
         for i in prange(p.shape[0]):
             s = 0.0

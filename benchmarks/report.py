@@ -79,6 +79,8 @@ def load(path: str) -> Run:
     seconds: dict[Key, dict[str, float]] = {}
     for benchmark in data["benchmarks"]:
         info = benchmark["extra_info"]
+        if "group" not in info:  # of another file of benchmarks
+            continue
         key = info["group"], info["case"], info["mode"]
         facts[key] = info
         seconds.setdefault(key, {})[info["contender"]] = benchmark["stats"]["median"]
@@ -147,7 +149,7 @@ def markdown(runs: list[Run]) -> str:
         f"Python {machine['python_version']}, {', '.join(versions)}. Medians.",
         "A peer's column says how many times as long as xentfast it takes, both with a new array "
         "for a gradient; in bold where the peer is faster, and empty where it has no such function "
-        "or another result (the mean of many float16 losses is inf in some). `of memory` is the "
+        "or another result. `of memory` is the "
         "time to read the input once, or to copy it where an array is written, over our time.",
     ]
     parts += [part for run in runs for part in (f"With {run}:", table(run))]
