@@ -25,25 +25,24 @@ cdef inline const void *fetch_block(Binary *job, const Strided *s, ptrdiff_t fir
                                     char *buffer) noexcept nogil:
     """Elements [first, first + n): in place where they lie so, else gathered and converted."""
     cdef int inner = job.shape.axes - 1
-    cdef ptrdiff_t at, j
+    cdef ptrdiff_t run = job.shape.size[inner], done = 0, some
     cdef char *p
     if s.data == NULL:
         return NULL
-    p = find(&job.shape, s, first)
     if s.kind >= F32 and in_one_run(job, s, first, n):
+        p = find(&job.shape, s, first)
         if s.kind == job.real:
             return p
         if job.real == F32 and s.kind != F64:
             job.kernels.widen(p, type_of(s.kind), n, buffer)
             return buffer
-    at = first % job.shape.size[inner]
-    for j in range(n):
-        if at == job.shape.size[inner]:
-            at = 0
-            p = find(&job.shape, s, first + j)
-        put_number(buffer + j * size_of(job.real), job.real, number(p, s.kind))
-        p += s.stride[inner]
-        at += 1
+    while done < n:
+        some = run - (first + done) % run
+        if some > n - done:
+            some = n - done
+        convert(find(&job.shape, s, first + done), s.kind, s.stride[inner], some, job.real,
+                buffer + done * size_of(job.real))
+        done += some
     return buffer
 
 

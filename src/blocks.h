@@ -46,22 +46,19 @@ static inline ptrdiff_t size_of(xf_type type)
 
 static inline real read_one(const char *p, xf_type type)
 {
-    union {
-        float f32;
-        double f64;
-        uint16_t half;
-    } a;
-    memcpy(&a, p, (size_t)size_of(type));
-    switch (type) {
-    case XF_F32:
-        return (real)a.f32;
-    case XF_F64:
-        return (real)a.f64;
-    case XF_F16:
-        return (real)f32_of_f16(a.half);
-    default:
-        return (real)f32_of_bf16(a.half);
+    float f32;
+    double f64;
+    uint16_t half;
+    if (type == XF_F32) {
+        memcpy(&f32, p, sizeof f32);
+        return (real)f32;
     }
+    if (type == XF_F64) {
+        memcpy(&f64, p, sizeof f64);
+        return (real)f64;
+    }
+    memcpy(&half, p, sizeof half);
+    return (real)(type == XF_F16 ? f32_of_f16(half) : f32_of_bf16(half));
 }
 
 /* Rounds to what is written: REAL or, of float, 16 bits. */
@@ -197,8 +194,12 @@ static inline void put(const xf_out *out, int i, ptrdiff_t j0, ptrdiff_t n, cons
 
 static inline void clear(const xf_out *out, int i, ptrdiff_t classes)
 {
+    if (packed(out->type, out->step)) {
+        memset(out->row[i], 0, (size_t)(classes * out->step));
+        return;
+    }
     for (ptrdiff_t j = 0; j < classes; j++)
-        memset(out->row[i] + j * out->step, 0, (size_t)size_of(out->type));
+        write_one(out->row[i] + j * out->step, out->type, 0);
 }
 
 /* Do the rows lie side by side, so that the elements of one class are one logical vector? */

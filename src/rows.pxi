@@ -169,27 +169,6 @@ cdef inline void write_strip(const Strip *strip, const xf_kernels *k, bint strea
             memcpy(p + j * s.step, strip.data + j * n, n)
 
 
-cdef inline double number(const char *p, int kind_) noexcept nogil:
-    if kind_ == F32:
-        return (<const float *> p)[0]
-    if kind_ == F64:
-        return (<const double *> p)[0]
-    if kind_ == U64:
-        return <double> (<const uint64_t *> p)[0]
-    if kind_ == F16:
-        return f32_of_f16((<const uint16_t *> p)[0])
-    if kind_ == BF16:
-        return f32_of_bf16((<const uint16_t *> p)[0])
-    return <double> index(p, kind_)
-
-
-cdef inline int64_t index(const char *p, int kind_) noexcept nogil:
-    """An integer; one of 2**63 or more becomes negative, which is out of every range."""
-    cdef int64_t value
-    read_indices(&p, kind_, 1, &value)
-    return value
-
-
 ctypedef fused integer:
     int8_t
     int16_t
@@ -222,6 +201,71 @@ cdef inline void read_indices(const char **p, int kind_, int n, int64_t *to) noe
         read_as[uint16_t](0, p, n, to)
     else:
         read_as[uint8_t](0, p, n, to)
+
+
+ctypedef fused numeric:
+    int8_t
+    int16_t
+    int32_t
+    int64_t
+    uint8_t
+    uint16_t
+    uint32_t
+    uint64_t
+    float
+    double
+
+
+cdef inline void convert_as(numeric tag, const char *p, ptrdiff_t stride, ptrdiff_t n, int to_kind,
+                            void *to) noexcept nogil:
+    cdef ptrdiff_t j
+    if to_kind == F64:
+        for j in range(n):
+            (<double *> to)[j] = <double> (<const numeric *> (p + j * stride))[0]
+    elif stride == sizeof(numeric):
+        for j in range(n):
+            (<float *> to)[j] = <float> (<const numeric *> p)[j]
+    else:
+        for j in range(n):
+            (<float *> to)[j] = <float> (<const numeric *> (p + j * stride))[0]
+
+
+cdef void convert(const char *p, int kind_, ptrdiff_t stride, ptrdiff_t n, int to_kind,
+                  void *to) noexcept nogil:
+    """n numbers of any kind, `stride` bytes apart, to float or double."""
+    cdef ptrdiff_t j
+    cdef uint16_t half
+    if kind_ == F32:
+        convert_as[float](0, p, stride, n, to_kind, to)
+    elif kind_ == F64:
+        convert_as[double](0, p, stride, n, to_kind, to)
+    elif kind_ == I64:
+        convert_as[int64_t](0, p, stride, n, to_kind, to)
+    elif kind_ == I32:
+        convert_as[int32_t](0, p, stride, n, to_kind, to)
+    elif kind_ == I16:
+        convert_as[int16_t](0, p, stride, n, to_kind, to)
+    elif kind_ == I8:
+        convert_as[int8_t](0, p, stride, n, to_kind, to)
+    elif kind_ == U64:
+        convert_as[uint64_t](0, p, stride, n, to_kind, to)
+    elif kind_ == U32:
+        convert_as[uint32_t](0, p, stride, n, to_kind, to)
+    elif kind_ == U16:
+        convert_as[uint16_t](0, p, stride, n, to_kind, to)
+    elif kind_ == U8:
+        convert_as[uint8_t](0, p, stride, n, to_kind, to)
+    else:
+        for j in range(n):
+            half = (<const uint16_t *> (p + j * stride))[0]
+            put_number(<char *> to + j * size_of(to_kind), to_kind,
+                       f32_of_f16(half) if kind_ == F16 else f32_of_bf16(half))
+
+
+cdef inline double number(const char *p, int kind_) noexcept nogil:
+    cdef double value
+    convert(p, kind_, 0, 1, F64, &value)
+    return value
 
 
 cdef inline xf_type type_of(int kind_) noexcept nogil:
