@@ -84,7 +84,8 @@ def load(path: str) -> Run:
         key = info["group"], info["case"], info["mode"]
         facts[key] = info
         seconds.setdefault(key, {})[info["contender"]] = benchmark["stats"]["median"]
-    return Run(info["threads"], data["machine_info"], facts, seconds)
+    threads = next(iter(facts.values()))["threads"]
+    return Run(threads, data["machine_info"], facts, seconds)
 
 
 # --- tables ---------------------------------------------------------------------------------------
