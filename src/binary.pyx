@@ -21,11 +21,22 @@ cdef inline bint in_one_run(Binary *job, const Strided *s, ptrdiff_t first,
     return s.stride[inner] == size_of(s.kind) and first % run + n <= run
 
 
+cdef void gather_block(Binary *job, const Strided *s, ptrdiff_t first, ptrdiff_t n,
+                       char *buffer) noexcept nogil:
+    cdef int inner = job.shape.axes - 1
+    cdef ptrdiff_t run = job.shape.size[inner], done = 0, some
+    while done < n:
+        some = run - (first + done) % run
+        if some > n - done:
+            some = n - done
+        convert(find(&job.shape, s, first + done), s.kind, s.stride[inner], some, job.real,
+                buffer + done * size_of(job.real))
+        done += some
+
+
 cdef inline const void *fetch_block(Binary *job, const Strided *s, ptrdiff_t first, ptrdiff_t n,
                                     char *buffer) noexcept nogil:
     """Elements [first, first + n): in place where they lie so, else gathered and converted."""
-    cdef int inner = job.shape.axes - 1
-    cdef ptrdiff_t run = job.shape.size[inner], done = 0, some
     cdef char *p
     if s.data == NULL:
         return NULL
@@ -36,13 +47,7 @@ cdef inline const void *fetch_block(Binary *job, const Strided *s, ptrdiff_t fir
         if job.real == F32 and s.kind != F64:
             job.kernels.widen(p, type_of(s.kind), n, buffer)
             return buffer
-    while done < n:
-        some = run - (first + done) % run
-        if some > n - done:
-            some = n - done
-        convert(find(&job.shape, s, first + done), s.kind, s.stride[inner], some, job.real,
-                buffer + done * size_of(job.real))
-        done += some
+    gather_block(job, s, first, n, buffer)
     return buffer
 
 

@@ -19,9 +19,10 @@ INLINE vec finish_log(xf_panel *p)
 /* The losses of a panel from its statistics, and what its gradient needs. */
 static inline void finish(const xf_target *t, xf_panel *p)
 {
-    real own[LANES], share[LANES], scaled[LANES], value[LANES];
+    real own[LANES], share[LANES], weight[LANES], scaled[LANES], value[LANES];
     for (int i = 0; i < LANES; i++) {
         own[i] = share[i] = (real)p->own[i];
+        weight[i] = (real)p->weight[i];
         scaled[i] = (real)(p->weight[i] * p->gradient_scale);
     }
     for (int i = 0; t && i < p->rows; i++) {
@@ -41,9 +42,9 @@ static inline void finish(const xf_target *t, xf_panel *p)
         loss = v_fma(v_mul(zeta, lse), lse, loss);
         pull = v_mul(v_add(zeta, zeta), lse);
     }
-    v_store(value, loss);
+    v_store(value, v_drop(v_lt(v_load(weight), v_zero()), loss));
     for (int i = 0; i < LANES; i++)
-        p->loss[i] = p->weight[i] < 0 ? 0 : value[i] * p->weight[i];
+        p->loss[i] = value[i] * p->weight[i] + 0.0; /* an ignored row's -0 becomes 0 */
     if (!p->wants_gradient)
         return;
     const vec s = v_load(state(p, SUM)), taken = v_load(share);
