@@ -150,8 +150,8 @@ def markdown(runs: list[Run]) -> str:
         f"Python {machine['python_version']}, {', '.join(versions)}. Medians.",
         "A peer's column says how many times as long as xentfast it takes, both with a new array "
         "for a gradient; in bold where the peer is faster, and empty where it has no such function "
-        "or another result. `of memory` is the "
-        "time to read the input once, or to copy it where an array is written, over our time.",
+        "or another result. `of memory` is the time to read the input once, or to copy it where an "
+        "array is written, over our time.",
     ]
     parts += [part for run in runs for part in (f"With {run}:", table(run))]
     return "\n\n".join(parts) + "\n"

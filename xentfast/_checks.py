@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -212,15 +212,19 @@ def fail_weight(name: str, w: Array, dtype: Any) -> None:
     """Raise for the first weight that is negative, or not finite in the dtype it is taken in."""
     most = float(np.finfo(dtype).max)
     values = w.astype(np.float64)
-    found = np.argwhere(~((values >= 0) & (values <= most)))
-    where = f" at {_position(found[0])}" if w.ndim and len(found) else ""
-    got: Any = w[tuple(found[0])] if len(found) else "weights that were changed meanwhile"
-    in_dtype = f" in {np.dtype(dtype)}" if len(found) and most < got < math.inf else ""
+    got, where = _first("weights", w, ~((values >= 0) & (values <= most)), " at ")
+    too_large = not isinstance(got, str) and most < got < math.inf
+    in_dtype = f" in {np.dtype(dtype)}" if too_large else ""
     raise ValueError(f"{name} must be finite and >= 0{in_dtype}, got {got}{where}")
 
 
-def _position(index: Sequence[Any]) -> str:
-    return str(int(index[0])) if len(index) == 1 else str(tuple(int(i) for i in index))
+def _first(what: str, a: Array, bad: Any, at: str) -> tuple[Any, str]:
+    """Return the first bad value and where it is: another thread may have put all right."""
+    found = np.argwhere(bad)
+    if not len(found):
+        return f"{what} that were changed meanwhile", ""
+    index = tuple(int(i) for i in found[0])
+    return a[index], f"{at}{index[0] if a.ndim == 1 else index}" if a.ndim else ""
 
 
 def fail_label(y: Array, classes: int, ignore_index: int | None) -> None:
@@ -228,9 +232,7 @@ def fail_label(y: Array, classes: int, ignore_index: int | None) -> None:
     bad = (y < 0) | (y > classes - 1)
     if ignore_index is not None:
         bad &= y != ignore_index
-    found = np.argwhere(bad)
-    where = f" at row {_position(found[0])}" if y.ndim and len(found) else ""
-    got = y[tuple(found[0])] if len(found) else "labels that were changed meanwhile"
+    got, where = _first("labels", y, bad, " at row ")
     raise ValueError(f"labels must be in [0, {classes}), got {got}{where}")
 
 
@@ -238,10 +240,8 @@ def fail_binary_label(t: Array) -> None:
     """Raise for the first binary label outside [0, 1]."""
     if t.dtype == BFLOAT16:
         raise ValueError("labels must be in [0, 1], got others in bfloat16")
-    found = np.argwhere(~((t >= 0) & (t <= 1)))
     rule = "in [0, 1]" if t.dtype.kind == "f" else "0 or 1"
-    where = f" at {_position(found[0])}" if t.ndim and len(found) else ""
-    got = t[tuple(found[0])] if len(found) else "labels that were changed meanwhile"
+    got, where = _first("labels", t, ~((t >= 0) & (t <= 1)), " at ")
     raise ValueError(f"labels must be {rule}, got {got}{where}")
 
 
