@@ -45,7 +45,7 @@ static bool runs_avx512(void)
 #elif defined(__aarch64__) || defined(_M_ARM64)
 #define INSTRUCTION_SETS(set) set(neon, always)
 #else
-#error "xentfast has no row primitives for this architecture: see src/vec_*.h"
+#error "xentfast has no row primitives for this architecture: see src/simd/vec_*.h"
 #endif
 
 #define DECLARE(isa, runs) extern const xf_kernels xf_##isa##_f32, xf_##isa##_f64;

@@ -1,7 +1,7 @@
 /* The instruction sets that were built, and the choice among them. */
 #ifndef XF_DISPATCH_H
 #define XF_DISPATCH_H
-#include "rows.h"
+#include "rows/rows.h"
 
 int xf_isa_count(void); /* weakest first */
 const char *xf_isa_name(int isa);

@@ -21,7 +21,7 @@ MOST_AXES = 7
 _ROWS = [(None,) * (MOST_AXES - n) + (Ellipsis,) for n in range(MOST_AXES + 1)]
 _LEAD = [(None,) * (MOST_AXES - 1 - n) + (Ellipsis, None) for n in range(MOST_AXES)]
 
-# What the loops call the dtypes: the enum `kind` of src/rows.pxi.
+# What the loops call the dtypes: the enum `kind` of src/loops/layout.pxi.
 _NAMES = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8", "f2")
 _KINDS = {np.dtype(name): kind for kind, name in enumerate(_NAMES)}
 _BFLOAT16_KIND = len(_NAMES)

@@ -1,4 +1,4 @@
-/* Softmax rows from their statistics (rows_statistics.h): losses and gradients, log-sum-exp, and
+/* Softmax rows from their statistics (statistics.h): losses and gradients, log-sum-exp, and
    softmax itself.
 
      loss = T log1p(s') + D + zeta lse^2,  lse = m + log1p(s')

@@ -3,7 +3,7 @@
 """The compiled module: loops over rows, one included file per family of losses.
 
 Every function here trusts its arguments: xentfast._checks has seen them. Arrays come with seven
-axes (rows.pxi), the classes last; logits of 16 bits as uint16. What they are computed in, float32
+axes (layout.pxi), the classes last; logits of 16 bits as uint16. What they are computed in, float32
 or float64, is `real` here and in the row primitives.
 """
 
@@ -23,7 +23,7 @@ ctypedef fused storage:
     double
     uint16_t
 
-cdef extern from "rows.h" nogil:
+cdef extern from "rows/rows.h" nogil:
     enum: XF_PANEL, XF_BLOCK_BYTES
     ctypedef bint xf_bool "bool"
     ctypedef enum xf_type:
@@ -86,7 +86,7 @@ cdef extern from "rows.h" nogil:
         void (*stream)(char *, const char *, ptrdiff_t) noexcept nogil
         void (*elementwise)(int, const void *, void *, ptrdiff_t) noexcept nogil
 
-cdef extern from "half.h" nogil:
+cdef extern from "simd/half.h" nogil:
     float f32_of_f16(uint16_t)
     float f32_of_bf16(uint16_t)
 
@@ -116,9 +116,9 @@ cdef extern from *:
     const char *XF_VERSION
     const char *XF_COMPILER
 
-include "config.pyx"
-include "rows.pxi"
-include "cross_entropy.pyx"
-include "softmax.pyx"
-include "binary.pyx"
-include "divergence.pyx"
+include "config.pxi"
+include "layout.pxi"
+include "cross_entropy.pxi"
+include "softmax.pxi"
+include "binary.pxi"
+include "divergence.pxi"

@@ -69,7 +69,7 @@ cdef divergence_run(Divergence *job, shape):
 
 def divergence(int what, p, int p_kind, q, int q_kind, real[:, :, :, :, :, :, :] out,
                shape, bint normalize, double unit):
-    """Write the entropies or divergences of the rows; `what` is an xf_divergence (rows.h).
+    """Write the entropies or divergences of the rows; `what` is an xf_divergence (rows/rows.h).
 
     p and q (None for the entropy) have the seven-axis shape `shape`, out one class; the results are
     divided by `unit`.

@@ -1,11 +1,11 @@
 /* The row primitives of one instruction set and compute type, which the build names:
-   XF_ISA (avx2), XF_VEC_HEADER ("vec_avx2.h") and XF_BITS (32: float, 64: double). Everything is
+   XF_ISA (avx2), XF_VEC_HEADER ("simd/vec_avx2.h") and XF_BITS (32: float, 64: double). Everything is
    static but the table at the end, xf_<isa>_f<bits>, so that no instruction can leave this file. */
 #include <math.h>
 #include <string.h>
 
-#include "half.h"
-#include "rows.h"
+#include "simd/half.h"
+#include "rows/rows.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -23,14 +23,14 @@ typedef double real;
 
 #include XF_VEC_HEADER
 #ifdef REG_BYTES /* the header is for this architecture */
-#include "vec.h"
-#include "exp_log.h"
-#include "blocks.h"
-#include "rows_statistics.h"
-#include "rows_softmax.h"
-#include "rows_log_loss.h"
-#include "rows_sigmoid.h"
-#include "rows_divergence.h"
+#include "simd/vec.h"
+#include "simd/exp_log.h"
+#include "rows/blocks.h"
+#include "rows/statistics.h"
+#include "rows/softmax.h"
+#include "rows/log_loss.h"
+#include "rows/sigmoid.h"
+#include "rows/divergence.h"
 
 static void elementwise(int which, const void *x, void *y, ptrdiff_t n)
 {
