@@ -19,6 +19,7 @@ import xentfast.dropin.sklearn as ours
 pytest.importorskip("sklearn", minversion="1.9")
 metrics = pytest.importorskip("sklearn.metrics")
 losses = pytest.importorskip("sklearn._loss")
+sparse = pytest.importorskip("scipy.sparse")
 
 RTOL = {"float64": 1e-11, "float32": 2e-5, "float16": 3e-3}
 P = np.array([[0.2, 0.8], [0.6, 0.4], [0.3, 0.7]])
@@ -164,6 +165,16 @@ def test_log_loss(
         {"y_proba": [[0, 1], [1, 0], [1, 0]]},
         {"y_true": [], "y_proba": []},
         {"y_true": [], "y_proba": np.zeros((0, 2))},
+        {"y_true": sparse.csr_array([[0, 1], [1, 0], [0, 1]])},
+        {"y_true": sparse.coo_matrix([[1], [0], [1]])},
+        {"y_proba": sparse.csr_array(P)},
+        {"y_proba": sparse.csc_matrix(P)},
+        {"sample_weight": sparse.csr_array([[1, 2, 3]])},
+        {"labels": sparse.csr_matrix([[0, 1]])},
+        {"y_proba": None, "y_pred": sparse.csr_array(P)},
+        {"y_proba": P.view(np.matrix)},
+        {"y_true": np.array([[1], [0], [1]]).view(np.matrix)},
+        {"y_proba": np.ma.array(P)},
         {"normalize": "yes"},
         {"y_pred": P, "y_proba": None},
         {"y_pred": P},
@@ -176,6 +187,17 @@ def test_errors_and_warnings(options: dict[str, Any]) -> None:
     expected, expected_warned = outcome(metrics.log_loss, **options)
     assert warned == expected_warned
     assert found == (expected if isinstance(expected, tuple) else pytest.approx(expected))
+
+
+@pytest.mark.parametrize("name", ["y_true", "y_proba", "y_pred", "sample_weight", "labels"])
+def test_masked_entries_are_refused(name: str) -> None:
+    given: dict[str, Any] = {"y_true": [1, 0, 1], "y_proba": P}
+    values = {"y_true": [1, 0, 1], "sample_weight": [1.0, 2, 3], "labels": [0, 1]}.get(name, P)
+    given[name] = np.ma.masked_equal(values, np.asarray(values).flat[0])
+    if name == "y_pred":
+        del given["y_proba"]
+    with pytest.raises(ValueError, match=f"'{name}' .* without masked entries. Got masked_array"):
+        ours.log_loss(**given)
 
 
 def test_epsilon_of_the_dtype() -> None:

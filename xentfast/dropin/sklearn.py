@@ -3,8 +3,9 @@
 Better than there, on purpose: a confident row keeps its digits, in the loss and in the gradient;
 float16 is worked out in float32; the half losses take strided arrays where scikit-learn wants
 contiguous ones, and refuse, with a ValueError, lengths that do not fit together, class indices
-out of range and binary labels outside [0, 1]. In `log_loss` a mix of strings and numbers as labels
-is not refused. `n_threads` is set for the time of a call, for the whole process.
+out of range and binary labels outside [0, 1]. In `log_loss` masked entries are refused, which
+scikit-learn does not see, and a mix of strings and numbers as labels is not. `n_threads` is set
+for the time of a call, for the whole process.
 """
 
 from __future__ import annotations
@@ -47,12 +48,17 @@ def log_loss(
     are copied.
     """
     given = {"y_true": y_true, "y_proba": y_proba, "sample_weight": sample_weight, "labels": labels}
+    renamed = not (isinstance(y_pred, str) and y_pred == "deprecated")
+    if renamed:
+        given["y_pred"] = y_pred
     for name, a in given.items():
         array_like = hasattr(a, "__len__") or hasattr(a, "__array__")
-        if (not array_like or getattr(a, "shape", None) == ()) and (a is not None or a is y_true):
-            rule = (
-                "an array-like or None" if name in ("sample_weight", "labels") else "an array-like"
-            )
+        sparse = hasattr(a, "nnz") and hasattr(a, "toarray")
+        bad = not array_like or sparse or getattr(a, "shape", None) == ()
+        if (bad and (a is not None or a is y_true)) or np.ma.is_masked(a):
+            also = {"sample_weight": " or None", "labels": " or None"}
+            also |= {"y_pred": " or an instance of 'str'"} if bad else {}
+            rule = f"an array-like{also.get(name, '')}{'' if bad else ' without masked entries'}"
             raise InvalidParameterError(
                 f"The {name!r} parameter of log_loss must be {rule}. Got {a!r} instead."
             )
@@ -61,7 +67,7 @@ def log_loss(
             "The 'normalize' parameter of log_loss must be an instance of 'bool' or an instance "
             f"of 'numpy.{np.bool_.__name__}'. Got {normalize!r} instead."
         )
-    if not (isinstance(y_pred, str) and y_pred == "deprecated"):
+    if renamed:
         if y_proba is not None:
             raise ValueError(
                 "Cannot use both `y_pred` and `y_proba`. `y_pred` is deprecated, use `y_proba` "
@@ -74,6 +80,11 @@ def log_loss(
             stacklevel=2,
         )
         y_proba = y_pred
+    if isinstance(y_proba, np.matrix) or isinstance(y_true, np.matrix):
+        raise TypeError(
+            "np.matrix is not supported. Please convert to a numpy array with np.asarray. For more "
+            "information see: https://numpy.org/doc/stable/reference/generated/numpy.matrix.html"
+        )
     p = np.asarray(y_proba)
     if p.dtype.kind == "c":
         raise ValueError(f"Complex data not supported\n{p}\n")
