@@ -137,13 +137,13 @@ def numpy_binary(x: Array, t: Array, wants_gradient: bool) -> Any:
     return value, (np.where(x < 0, e, 1) / (1 + e) - t) / x.size
 
 
-def numpy_softmax(x: Array, log: bool) -> Array:
-    d = x - x.max(axis=-1, keepdims=True)
+def numpy_softmax(x: Array, axis: int, log: bool) -> Array:
+    d = x - x.max(axis=axis, keepdims=True)
     if log:
-        d -= np.log(np.exp(d).sum(axis=-1, keepdims=True))
+        d -= np.log(np.exp(d).sum(axis=axis, keepdims=True))
     else:
         np.exp(d, out=d)
-        d /= d.sum(axis=-1, keepdims=True)
+        d /= d.sum(axis=axis, keepdims=True)
     return d
 
 
@@ -158,10 +158,10 @@ def plain_numpy(case: SpeedCase, mode: str) -> Call:
     f = {
         "cross_entropy": lambda x, y: numpy_cross_entropy(x, y, case.axis, gradient),
         "binary_cross_entropy": lambda x, t: numpy_binary(x, t, gradient),
-        "entropy": lambda p: -(p * np.log(p)).sum(axis=-1),
-        "kl_divergence": lambda p, q: (p * np.log(p / q)).sum(axis=-1),
-        "softmax": lambda x: numpy_softmax(x, log=False),
-        "log_softmax": lambda x: numpy_softmax(x, log=True),
+        "entropy": lambda p: -(p * np.log(p)).sum(axis=case.axis),
+        "kl_divergence": lambda p, q: (p * np.log(p / q)).sum(axis=case.axis),
+        "softmax": lambda x: numpy_softmax(x, case.axis, log=False),
+        "log_softmax": lambda x: numpy_softmax(x, case.axis, log=True),
     }[case.function]
     return functools.partial(f, *args)
 
@@ -190,15 +190,20 @@ def torch_with(compiled: bool) -> Prepare:
             pytest.skip("needs a compiler of C++")
         torch.set_num_threads(threads())
         library = torch.nn.functional
+        axis = case.axis
+
+        def cross_entropy(x: Any, y: Any) -> Any:
+            return library.cross_entropy(x.T if axis == 0 else x, y)  # wants them second
+
         f = _table(
             case,
-            cross_entropy=library.cross_entropy,
-            dense=library.cross_entropy,
+            cross_entropy=cross_entropy,
+            dense=cross_entropy,
             binary_cross_entropy=library.binary_cross_entropy_with_logits,
-            entropy=lambda p: torch.special.entr(p).sum(-1),
-            kl_divergence=lambda p, q: library.kl_div(q.log(), p, reduction="none").sum(-1),
-            softmax=lambda x: torch.softmax(x, -1),
-            log_softmax=lambda x: torch.log_softmax(x, -1),
+            entropy=lambda p: torch.special.entr(p).sum(axis),
+            kl_divergence=lambda p, q: library.kl_div(q.log(), p, reduction="none").sum(axis),
+            softmax=lambda x: torch.softmax(x, axis),
+            log_softmax=lambda x: torch.log_softmax(x, axis),
         )
         if compiled:
             torch.compiler.reset()  # a new shape is not to make it compile for all shapes
@@ -230,10 +235,10 @@ def jax_jit(case: SpeedCase, mode: str) -> Call:
         cross_entropy=lambda x, y: index_loss(x, y, axis=case.axis).mean(),
         dense=lambda x, y: optax.softmax_cross_entropy(x, y).mean(),
         binary_cross_entropy=lambda x, y: optax.sigmoid_binary_cross_entropy(x, y).mean(),
-        entropy=lambda p: special.entr(p).sum(-1),
-        kl_divergence=lambda p, q: special.rel_entr(p, q).sum(-1),
-        softmax=jax.nn.softmax,
-        log_softmax=jax.nn.log_softmax,
+        entropy=lambda p: special.entr(p).sum(case.axis),
+        kl_divergence=lambda p, q: special.rel_entr(p, q).sum(case.axis),
+        softmax=functools.partial(jax.nn.softmax, axis=case.axis),
+        log_softmax=functools.partial(jax.nn.log_softmax, axis=case.axis),
     )
     run = jax.jit(jax.value_and_grad(f) if mode == "value_and_grad" else f)
     args = [jax.numpy.array(a) for a in inputs_of(case)[0]]

@@ -44,7 +44,10 @@ class SpeedCase:
 
     def scaled(self, scale: float) -> SpeedCase:
         """Return the case with a part of its rows."""
-        return replace(self, shape=(max(1, round(self.shape[0] * scale)), *self.shape[1:]))
+        shape = list(self.shape)
+        first = 1 if self.axis == 0 else 0
+        shape[first] = max(1, round(shape[first] * scale))
+        return replace(self, shape=tuple(shape))
 
     def inputs(self) -> tuple[tuple[Array, ...], dict[str, Any]]:
         """Make the arguments: logits as of a network in training, distributions without zeros."""
@@ -57,7 +60,8 @@ class SpeedCase:
         options = {} if self.function == "binary_cross_entropy" else {"axis": self.axis}
         if self.function in ("entropy", "kl_divergence"):
             count = 1 + (self.function == "kl_divergence")
-            return tuple(_distributions(rng, self.shape).astype(dtype) for _ in range(count)), {}
+            made = (_distributions(rng, self.shape, self.axis) for _ in range(count))
+            return tuple(p.astype(dtype) for p in made), options
         if self.from_logits:
             x = rng.standard_normal(self.shape, np.float64 if dtype.itemsize == 8 else np.float32)
             x *= 4
@@ -84,13 +88,14 @@ def dtype_of(name: str) -> np.dtype[Any]:
     return np.dtype(name)
 
 
-def _distributions(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+def _distributions(rng: np.random.Generator, shape: tuple[int, ...], axis: int = -1) -> Array:
     p = rng.standard_exponential(shape, np.float32) + np.float32(1e-3)
-    p /= p.sum(axis=-1, keepdims=True, dtype=np.float64)
+    p /= p.sum(axis=axis, keepdims=True, dtype=np.float64)
     return p
 
 
 MIDDLING, LONG = (16_384, 1_008), (2_048, 32_768)
+ACROSS = "many classes, far apart in memory"
 
 TABLE = (
     SpeedCase("1,000,000 x 10", "cross_entropy", (1_000_000, 10), "the digits: short rows"),
@@ -107,6 +112,10 @@ TABLE = (
         "segmentation of images: the classes far apart in memory",
         axis=1,
     ),
+    SpeedCase("3,072 x 1,024, axis 0", "cross_entropy", (3_072, 1_024), ACROSS, axis=0),
+    SpeedCase("50,257 x 256, axis 0", "cross_entropy", (50_257, 256), ACROSS, axis=0),
+    SpeedCase("softmax, 3,072 x 1,024, axis 0", "softmax", (3_072, 1_024), ACROSS, axis=0),
+    SpeedCase("entropy, 50,257 x 256, axis 0", "entropy", (50_257, 256), ACROSS, axis=0),
     SpeedCase("dense labels, 16,384 x 1,008", "cross_entropy", MIDDLING, "two arrays", dense=True),
     SpeedCase("float64, 16,384 x 1,008", "cross_entropy", MIDDLING, "NumPy's own", "float64"),
     SpeedCase("float16, 16,384 x 1,008", "cross_entropy", MIDDLING, "half the bytes", "float16"),
