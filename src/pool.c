@@ -4,6 +4,8 @@
    starts anew. */
 #include "pool.h"
 
+#include "scratch.h"
+
 #include <stdatomic.h>
 #include <stdbool.h>
 
@@ -27,13 +29,13 @@ static unsigned __stdcall start(void *none)
 }
 static bool start_worker(void)
 {
-    uintptr_t thread = _beginthreadex(NULL, 1 << 20, start, NULL, 0, NULL);
+    uintptr_t thread = _beginthreadex(NULL, 1 << 18, start, NULL, 0, NULL);
     if (!thread)
         return false;
     CloseHandle((HANDLE)thread);
     return true;
 }
-static void reset_after_fork(void) {}
+static bool reset_after_fork(void) { return true; }
 #else
 #include <pthread.h>
 typedef pthread_mutex_t mutex;
@@ -57,13 +59,13 @@ static bool start_worker(void)
     if (pthread_attr_init(&attributes))
         return false;
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attributes, 1 << 20); /* a panel and a strip need 270 kB of it */
+    pthread_attr_setstacksize(&attributes, 1 << 18);
     bool started = pthread_create(&thread, &attributes, start, NULL) == 0;
     pthread_attr_destroy(&attributes);
     return started;
 }
 static void child_after_fork(void);
-static void reset_after_fork(void) { pthread_atfork(NULL, NULL, child_after_fork); }
+static bool reset_after_fork(void) { return pthread_atfork(NULL, NULL, child_after_fork) == 0; }
 #endif
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -87,15 +89,16 @@ static struct {
     xf_task *task;
     void *context;
     ptrdiff_t chunks;
+    size_t bytes; /* of scratch */
     _Atomic ptrdiff_t next;
 } pool = {
     .busy = ATOMIC_FLAG_INIT, .guard = MUTEX_INIT, .wake = CONDITION_INIT, .done = CONDITION_INIT};
 
-static void run_chunks(void)
+static void run_chunks(void *scratch)
 {
     ptrdiff_t chunk;
     while ((chunk = atomic_fetch_add_explicit(&pool.next, 1, memory_order_relaxed)) < pool.chunks)
-        pool.task(pool.context, chunk);
+        pool.task(pool.context, chunk, scratch);
 }
 
 static void work(void)
@@ -110,7 +113,9 @@ static void work(void)
         pool.places--;
         pool.active++;
         unlock(&pool.guard);
-        run_chunks();
+        void *scratch = xf_scratch(pool.bytes);
+        if (scratch) /* else the others take the chunks */
+            run_chunks(scratch);
         lock(&pool.guard);
         if (--pool.active == 0)
             wake_all(&pool.done);
@@ -130,38 +135,44 @@ static void child_after_fork(void)
 }
 #endif
 
-void xf_pool_run(xf_task *task, void *context, ptrdiff_t chunks, int threads)
+bool xf_pool_prepare(void)
 {
     static bool prepared;
+    return prepared || (prepared = xf_scratch_prepare() && reset_after_fork());
+}
+
+bool xf_pool_run(xf_task *task, void *context, ptrdiff_t chunks, int threads, size_t bytes)
+{
+    void *scratch = xf_scratch(bytes);
+    if (!scratch)
+        return false;
     if (chunks < threads)
         threads = (int)chunks;
     if (threads <= 1 || atomic_flag_test_and_set(&pool.busy)) {
         for (ptrdiff_t chunk = 0; chunk < chunks; chunk++)
-            task(context, chunk);
-        return;
+            task(context, chunk, scratch);
+        return true;
     }
     lock(&pool.guard);
-    if (!prepared) {
-        prepared = true;
-        reset_after_fork();
-    }
     while (pool.workers < threads - 1 && start_worker())
         pool.workers++;
     pool.task = task;
     pool.context = context;
     pool.chunks = chunks;
+    pool.bytes = bytes;
     atomic_store(&pool.next, 0);
     pool.places = pool.workers < threads - 1 ? pool.workers : threads - 1;
     atomic_fetch_add(&pool.round, 1);
     wake_all(&pool.wake);
     unlock(&pool.guard);
-    run_chunks();
+    run_chunks(scratch);
     lock(&pool.guard);
     pool.places = 0;
     while (pool.active > 0)
         wait_for(&pool.done, &pool.guard);
     unlock(&pool.guard);
     atomic_flag_clear(&pool.busy);
+    return true;
 }
 
 void xf_raise(int *flag) { atomic_store_explicit((_Atomic int *)flag, 1, memory_order_relaxed); }

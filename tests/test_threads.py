@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import subprocess
 import sys
@@ -219,17 +218,6 @@ def test_the_environment_chooses_the_instruction_set() -> None:
 def test_an_unknown_instruction_set_in_the_environment_is_refused() -> None:
     with pytest.raises(AssertionError, match="ValueError: XENTFAST_ISA: instruction set must be"):
         run("import xentfast", XENTFAST_ISA="sse9")
-
-
-def test_small_calls_in_a_thread_with_a_small_stack() -> None:
-    """192 KiB, a quarter less than the least that systems give."""
-    script = (
-        "import threading, numpy as np, xentfast; threading.stack_size(192 * 1024);"
-        "x, y, found = np.zeros((4, 10), np.float32), np.arange(4), [];"
-        "call = lambda: found.append(xentfast.cross_entropy_value_and_grad(x, y)[0]);"
-        "thread = threading.Thread(target=call); thread.start(); thread.join(); print(found[0])"
-    )
-    assert float(run(script)) == pytest.approx(math.log(10))
 
 
 def test_importing_starts_no_thread() -> None:

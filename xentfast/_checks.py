@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
@@ -72,7 +73,9 @@ def by_dtype(function: Any) -> Callable[[Any], Callable[..., Any]]:
 
 
 def _plain(name: str, a: object) -> None:
-    if isinstance(a, np.matrix | np.ma.MaskedArray):
+    # Where numpy.ma is not loaded yet, which takes memory and a deep stack, nothing is masked.
+    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", ())
+    if isinstance(a, (np.matrix, masked)):
         raise TypeError(f"{name} must be a plain array, got {type(a).__name__}")
 
 

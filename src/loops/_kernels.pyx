@@ -99,8 +99,9 @@ cdef extern from "dispatch.h" nogil:
     const xf_kernels *xf_isa_kernels(xf_type)
 
 cdef extern from "pool.h" nogil:
-    ctypedef void xf_task(void *, ptrdiff_t) noexcept nogil
-    void xf_pool_run(xf_task *, void *, ptrdiff_t, int)
+    ctypedef void xf_task(void *, ptrdiff_t, void *) noexcept nogil
+    xf_bool xf_pool_prepare()
+    xf_bool xf_pool_run(xf_task *, void *, ptrdiff_t, int, size_t)
     void xf_raise(int *)
 
 cdef extern from *:

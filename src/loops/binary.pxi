@@ -13,6 +13,10 @@ cdef struct Binary:
     int bad_label, bad_weight
 
 
+# A block of one of the arrays, and room to narrow it.
+ctypedef char BinaryBuffer[2 * XF_BLOCK_BYTES]
+
+
 cdef inline bint in_one_run(Binary *job, const Strided *s, ptrdiff_t first,
                             ptrdiff_t n) noexcept nogil:
     """Whether elements [first, first + n) follow each other in memory."""
@@ -91,9 +95,9 @@ cdef inline double count_block(Binary *job, const void *weights, ptrdiff_t n) no
     return total
 
 
-cdef void binary_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
+cdef void binary_chunk(void *context, ptrdiff_t chunk, void *scratch) noexcept nogil:
     cdef Binary *job = <Binary *> context
-    cdef char buffer[6][2 * XF_BLOCK_BYTES]
+    cdef BinaryBuffer *buffer = <BinaryBuffer *> scratch
     cdef xf_binary b
     cdef xf_bool valid = True
     cdef ptrdiff_t first = chunk * job.chunk, end = first + job.chunk, n
@@ -167,18 +171,20 @@ def binary_cross_entropy(const storage[:, :, :, :, :, :, :] x, int kind_, labels
     if not job.loss_sums:
         raise MemoryError("no memory for the sums of the chunks")
     job.weight_sums = job.loss_sums + chunks
-    with nogil:
-        job.counting = mean and job.gradient.data
-        if job.counting:
-            weight = <double> job.elements
-            if job.weights.data:
-                xf_pool_run(binary_chunk, &job, chunks, threads)
-                weight = tree(job.weight_sums, chunks)
-            job.gradient_scale = 1 / weight if weight > 0 else 0
-            job.counting = False
-        if not job.bad_weight:
-            xf_pool_run(binary_chunk, &job, chunks, threads)
-        loss = tree(job.loss_sums, chunks)
-        weight = tree(job.weight_sums, chunks)
+    try:
+        with nogil:
+            job.counting = mean and job.gradient.data
+            if job.counting:
+                weight = <double> job.elements
+                if job.weights.data:
+                    run(binary_chunk, &job, chunks, threads, 6 * sizeof(BinaryBuffer))
+                    weight = tree(job.weight_sums, chunks)
+                job.gradient_scale = 1 / weight if weight > 0 else 0
+                job.counting = False
+            if not job.bad_weight:
+                run(binary_chunk, &job, chunks, threads, 6 * sizeof(BinaryBuffer))
+            loss = tree(job.loss_sums, chunks)
+            weight = tree(job.weight_sums, chunks)
+    finally:
         free(job.loss_sums)
     return loss, weight, job.bad_label != 0, job.bad_weight != 0

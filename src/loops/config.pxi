@@ -2,6 +2,9 @@
 
 cdef int number_of_threads = 1
 
+if not xf_pool_prepare():
+    raise MemoryError("no thread-local memory is left")
+
 
 def set_num_threads(int n):
     """Use at most n threads in each call."""

@@ -8,7 +8,7 @@ cdef struct CrossEntropy:
     Strided x, labels, class_weight, weights, losses, gradient
     ptrdiff_t rows, classes, chunk
     int panel
-    bint from_logits, dense, ignores, counting, wants_gradient
+    bint from_logits, dense, ignores, counting, wants_gradient, strips
     int64_t ignored
     double label_smoothing, z_loss, gradient_scale
     double *loss_sums           # of each chunk
@@ -77,9 +77,11 @@ cdef inline void add_in_four(double *sums, const double *values, ptrdiff_t at,
         sums[(at + i) & 3] += values[i]
 
 
-cdef void cross_entropy_rows(CrossEntropy *job, ptrdiff_t chunk, Strip *strip) noexcept nogil:
-    """The rows of a chunk, by way of the strip unless that is NULL."""
-    cdef xf_panel p
+cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk, void *memory) noexcept nogil:
+    cdef CrossEntropy *job = <CrossEntropy *> context
+    cdef Scratch *scratch = <Scratch *> memory
+    cdef xf_panel *p = &scratch.panel
+    cdef Strip *strip = &scratch.strip if job.strips and not job.counting else NULL
     cdef xf_rows x, dense
     cdef xf_out out
     cdef xf_target target
@@ -126,9 +128,9 @@ cdef void cross_entropy_rows(CrossEntropy *job, ptrdiff_t chunk, Strip *strip) n
             find_rows(&job.shape, &job.labels, row, n, label)
         if job.weights.data:
             find_rows(&job.shape, &job.weights, row, n, weight)
-        load_weights(job, &p, weight, counts)
+        load_weights(job, p, weight, counts)
         if not job.dense:
-            load_labels(job, &p, label, counts)
+            load_labels(job, p, label, counts)
         add_in_four(weight_sum, counts, row - first, n)
         if not job.counting:
             x.step = rows_of_x.step
@@ -137,9 +139,9 @@ cdef void cross_entropy_rows(CrossEntropy *job, ptrdiff_t chunk, Strip *strip) n
                 out.step = rows_of_gradient.step
                 find_rows(shape, rows_of_gradient, row - begin, n, <const char **> out.row)
             if job.from_logits:
-                job.kernels.softmax_loss(&x, &target, &p, &out if job.wants_gradient else NULL)
+                job.kernels.softmax_loss(&x, &target, p, &out if job.wants_gradient else NULL)
             else:
-                job.kernels.log_loss(&x, &target, &p)
+                job.kernels.log_loss(&x, &target, p)
             add_in_four(loss_sum, p.loss, row - first, n)
             if job.losses.data:
                 find_rows(&job.shape, &job.losses, row, n, loss)
@@ -147,9 +149,9 @@ cdef void cross_entropy_rows(CrossEntropy *job, ptrdiff_t chunk, Strip *strip) n
                     put_number(<char *> loss[i], job.losses.kind, p.loss[i])
             if job.wants_gradient:
                 if job.from_logits:
-                    job.kernels.softmax_gradient(&x, &target, &p, &out)
+                    job.kernels.softmax_gradient(&x, &target, p, &out)
                 else:
-                    job.kernels.log_loss_gradient(&x, &target, &p, &out)
+                    job.kernels.log_loss_gradient(&x, &target, p, &out)
         row += n
         if strip != NULL and row == stop and job.wants_gradient:
             write_strip(strip, job.kernels, stream, &job.shape, &job.gradient, begin,
@@ -158,31 +160,23 @@ cdef void cross_entropy_rows(CrossEntropy *job, ptrdiff_t chunk, Strip *strip) n
     job.weight_sums[chunk] = (weight_sum[0] + weight_sum[2]) + (weight_sum[1] + weight_sum[3])
 
 
-cdef void cross_entropy_chunk(void *job, ptrdiff_t chunk) noexcept nogil:
-    cross_entropy_rows(<CrossEntropy *> job, chunk, NULL)
-
-
-cdef void cross_entropy_strips(void *job, ptrdiff_t chunk) noexcept nogil:
-    cdef Strip strip            # not on the stack of those that need none: it is large
-    cross_entropy_rows(<CrossEntropy *> job, chunk, &strip)
-
-
 cdef int run_cross_entropy(CrossEntropy *job, bint mean, double *loss,
                            double *weight) except -1 nogil:
     """The sum of the losses and of what the rows count; the job's arrays and options are set."""
     cdef double one[2]
     cdef double *sums = one
     cdef ptrdiff_t chunks
+    cdef size_t scratch
     cdef int threads
-    cdef bint strips
     job.gradient_scale = 1
     job.bad_label = job.bad_weight = False
     job.chunk = rows_of_chunk(job.rows, job.classes)
     job.panel = panel_rows(job.kernels, job.classes, job.wants_gradient
                            and job.x.step == size_of(job.x.kind) == job.gradient.step)
-    strips = (job.from_logits and strip_rows(&job.shape, &job.x, 0, job.rows, job.classes) > 0
-              and (not job.wants_gradient
-                   or strip_rows(&job.shape, &job.gradient, 0, job.rows, job.classes) > 0))
+    job.strips = (job.from_logits and strip_rows(&job.shape, &job.x, 0, job.rows, job.classes) > 0
+                  and (not job.wants_gradient
+                       or strip_rows(&job.shape, &job.gradient, 0, job.rows, job.classes) > 0))
+    scratch = sizeof(Scratch) if job.strips else sizeof(xf_panel)
     chunks = (job.rows + job.chunk - 1) // job.chunk
     threads = threads_for(job.rows, job.classes)
     if chunks > 1:
@@ -191,22 +185,23 @@ cdef int run_cross_entropy(CrossEntropy *job, bint mean, double *loss,
             raise MemoryError("no memory for the sums of the chunks")
     job.loss_sums = sums
     job.weight_sums = sums + chunks
-    job.counting = mean and job.wants_gradient
-    if job.counting:
-        if job.ignores or job.class_weight.data or job.weights.data:
-            xf_pool_run(cross_entropy_chunk, job, chunks, threads)
-            weight[0] = tree(job.weight_sums, chunks)
-        else:
-            weight[0] = <double> job.rows
-        job.gradient_scale = 1 / weight[0] if weight[0] > 0 else 0
-        job.counting = False
-    if not (job.bad_label or job.bad_weight):
-        xf_pool_run(cross_entropy_strips if strips else cross_entropy_chunk, job, chunks,
-                    threads)
-    loss[0] = tree(job.loss_sums, chunks)
-    weight[0] = tree(job.weight_sums, chunks)
-    if chunks > 1:
-        free(sums)
+    try:
+        job.counting = mean and job.wants_gradient
+        if job.counting:
+            if job.ignores or job.class_weight.data or job.weights.data:
+                run(cross_entropy_chunk, job, chunks, threads, scratch)
+                weight[0] = tree(job.weight_sums, chunks)
+            else:
+                weight[0] = <double> job.rows
+            job.gradient_scale = 1 / weight[0] if weight[0] > 0 else 0
+            job.counting = False
+        if not (job.bad_label or job.bad_weight):
+            run(cross_entropy_chunk, job, chunks, threads, scratch)
+        loss[0] = tree(job.loss_sums, chunks)
+        weight[0] = tree(job.weight_sums, chunks)
+    finally:
+        if chunks > 1:
+            free(sums)
     return 0
 
 

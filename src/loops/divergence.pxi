@@ -13,7 +13,7 @@ cdef struct Divergence:
     double unit, tolerance
 
 
-cdef void divergence_chunk(void *context, ptrdiff_t chunk) noexcept nogil:
+cdef void divergence_chunk(void *context, ptrdiff_t chunk, void *scratch) noexcept nogil:
     cdef Divergence *job = <Divergence *> context
     cdef xf_rows p, q
     cdef const char *out[XF_PANEL]
@@ -63,8 +63,8 @@ cdef divergence_run(Divergence *job, shape):
     merge(&job.shape, size, arrays, 3)
     job.chunk = rows_of_chunk(job.rows, job.classes)
     with nogil:
-        xf_pool_run(divergence_chunk, job, (job.rows + job.chunk - 1) // job.chunk,
-                    threads_for(job.rows, job.classes))
+        run(divergence_chunk, job, (job.rows + job.chunk - 1) // job.chunk,
+            threads_for(job.rows, job.classes), 0)
 
 
 def divergence(int what, p, int p_kind, q, int q_kind, real[:, :, :, :, :, :, :] out,

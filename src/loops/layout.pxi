@@ -127,6 +127,11 @@ cdef struct Strip:
     Strided rows
     char data[STRIP_BYTES]
 
+# What a thread works in; tasks that take no strips ask for none.
+cdef struct Scratch:
+    xf_panel panel
+    Strip strip
+
 
 cdef inline ptrdiff_t strip_rows(const Shape *shape, const Strided *s, ptrdiff_t first,
                                  ptrdiff_t end, ptrdiff_t classes) noexcept nogil:
@@ -323,6 +328,14 @@ cdef inline int threads_for(ptrdiff_t rows, ptrdiff_t elements) noexcept nogil:
     if n < SERIAL_ELEMENTS // THREAD_ELEMENTS:
         return 1
     return <int> n if n < number_of_threads else number_of_threads
+
+
+cdef int run(xf_task *task, void *job, ptrdiff_t chunks, int threads,
+             size_t scratch) except -1 nogil:
+    """Runs a task with so many bytes of scratch for each thread."""
+    if not xf_pool_run(task, job, chunks, threads, scratch):
+        raise MemoryError(f"no memory for {scratch} bytes of scratch")
+    return 0
 
 
 cdef inline double tree(double *sums, ptrdiff_t n) noexcept nogil:

@@ -9,11 +9,14 @@ cdef struct Softmax:
     Strided x, out
     ptrdiff_t rows, classes, chunk
     int panel, what
+    bint strips
 
 
-cdef void softmax_rows(Softmax *job, ptrdiff_t chunk, Strip *strip) noexcept nogil:
-    """The rows of a chunk, by way of the strip unless that is NULL."""
-    cdef xf_panel p
+cdef void softmax_chunk(void *context, ptrdiff_t chunk, void *memory) noexcept nogil:
+    cdef Softmax *job = <Softmax *> context
+    cdef Scratch *scratch = <Scratch *> memory
+    cdef xf_panel *p = &scratch.panel
+    cdef Strip *strip = &scratch.strip if job.strips else NULL
     cdef xf_rows x
     cdef xf_out out
     cdef const Strided *rows_of_x = &job.x
@@ -40,25 +43,16 @@ cdef void softmax_rows(Softmax *job, ptrdiff_t chunk, Strip *strip) noexcept nog
         find_rows(shape, rows_of_x, row - begin, n, x.row)
         if job.what == LOGSUMEXP:
             find_rows(&job.shape, &job.out, row, n, <const char **> out.row)
-            job.kernels.logsumexp(&x, &p, NULL)
+            job.kernels.logsumexp(&x, p, NULL)
             for i in range(n):
                 put_number(out.row[i], job.out.kind, p.lse[i])
         else:
             out.step = rows_of_out.step
             find_rows(shape, rows_of_out, row - begin, n, <const char **> out.row)
-            job.kernels.softmax(&x, &p, &out, job.what == LOG_SOFTMAX)
+            job.kernels.softmax(&x, p, &out, job.what == LOG_SOFTMAX)
         row += n
         if strip != NULL and row == stop and job.what != LOGSUMEXP:
             write_strip(strip, job.kernels, stream, &job.shape, &job.out, begin, job.classes)
-
-
-cdef void softmax_chunk(void *job, ptrdiff_t chunk) noexcept nogil:
-    softmax_rows(<Softmax *> job, chunk, NULL)
-
-
-cdef void softmax_strips(void *job, ptrdiff_t chunk) noexcept nogil:
-    cdef Strip strip
-    softmax_rows(<Softmax *> job, chunk, &strip)
 
 
 def softmax(const storage[:, :, :, :, :, :, :] x, int kind_, out, int what):
@@ -68,7 +62,6 @@ def softmax(const storage[:, :, :, :, :, :, :] x, int kind_, out, int what):
     """
     cdef Softmax job
     cdef Strided *arrays[2]
-    cdef bint strips
     cdef int i
     arrays[:] = [&job.x, &job.out]
     job.kernels = xf_isa_kernels(type_of(computed(kind_)))
@@ -85,8 +78,8 @@ def softmax(const storage[:, :, :, :, :, :, :] x, int kind_, out, int what):
     job.chunk = rows_of_chunk(job.rows, job.classes)
     job.panel = panel_rows(job.kernels, job.classes, what != LOGSUMEXP
                            and job.x.step == size_of(kind_) == job.out.step)
-    strips = strip_rows(&job.shape, &job.x, 0, job.rows, job.classes) > 0 and (
+    job.strips = strip_rows(&job.shape, &job.x, 0, job.rows, job.classes) > 0 and (
         what == LOGSUMEXP or strip_rows(&job.shape, &job.out, 0, job.rows, job.classes) > 0)
     with nogil:
-        xf_pool_run(softmax_strips if strips else softmax_chunk, &job,
-                    (job.rows + job.chunk - 1) // job.chunk, threads_for(job.rows, job.classes))
+        run(softmax_chunk, &job, (job.rows + job.chunk - 1) // job.chunk,
+            threads_for(job.rows, job.classes), sizeof(Scratch) if job.strips else sizeof(xf_panel))
