@@ -11,6 +11,7 @@ import inspect
 import os
 import pathlib
 import re
+import shutil
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,6 +19,7 @@ from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 from sphinx.search.en import SearchEnglish
+from sphinx.util.logging import getLogger
 
 import xentfast
 
@@ -34,18 +36,21 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx_design",
 ]
 exclude_patterns = ["_build"]
 nitpicky = True
+# A name in docstrings is a link where there is such a thing, and else an argument.
+default_role = "py:obj"
+nitpick_ignore_regex = [("py:obj", ".*")]
 
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "inline"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 60
 nb_output_stderr = "warn"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"
 
 autodoc_typehints = "none"  # the docstrings say more
 autodoc_mock_imports = [] if find_spec("torch") else ["torch"]
@@ -86,7 +91,8 @@ GROUPS = {
 def write_reference(app: Sphinx, config: Any) -> None:
     """Write a page of all public names and a page for each module, from what the package has."""
     folder = HERE / "reference" / "generated"
-    folder.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     names: dict[str, list[str]] = {group: [] for group in GROUPS}
     for name in xentfast.__all__:
         if not inspect.ismodule(getattr(xentfast, name)):
@@ -95,9 +101,9 @@ def write_reference(app: Sphinx, config: Any) -> None:
     lines = [heading("Functions", "="), ".. currentmodule:: xentfast"]
     for group, members in names.items():
         if members:
-            lines += [heading(group, "-"), ".. autosummary::\n   :toctree: .\n"]
+            lines += [heading(group, "-"), ".. autosummary::\n   :toctree: .\n   :nosignatures:\n"]
             lines += ["\n".join(f"   {name}" for name in members)]
-    write(folder / "functions.rst", lines)
+    (folder / "functions.rst").write_text("\n\n".join(lines) + "\n")
 
     dropins = sorted(path.stem for path in (HERE.parent / "xentfast" / "dropin").glob("[a-z]*.py"))
     for dotted in ("reference", *(f"dropin.{name}" for name in dropins)):
@@ -106,18 +112,11 @@ def write_reference(app: Sphinx, config: Any) -> None:
             heading(module, "="),
             f".. automodule:: {module}\n   :members:\n   :ignore-module-all:",
         ]
-        write(folder / f"{module}.rst", lines)
+        (folder / f"module-{dotted}.rst").write_text("\n\n".join(lines) + "\n")
 
 
 def heading(text: str, line: str) -> str:
     return f"{text}\n{line * len(text)}"
-
-
-def write(path: pathlib.Path, blocks: list[str]) -> None:
-    """Write a file of blocks, unless it is there already: an unchanged page is not read again."""
-    text = "\n\n".join(blocks) + "\n"
-    if not path.exists() or path.read_text() != text:
-        path.write_text(text)
 
 
 # --- libraries that may be missing ----------------------------------------------------------------
@@ -134,17 +133,26 @@ def show_only(app: Sphinx, docname: str, source: list[str]) -> None:
     )
 
 
-# --- formulas and languages -----------------------------------------------------------------------
+# --- Chinese --------------------------------------------------------------------------------------
 
 
-def inline_math(self: Any, node: nodes.Element) -> None:
-    self.body.append(tex2mathml(node.astext()))
-    raise nodes.SkipNode
+def code_of(page: str) -> str:
+    """Return the code of a page without what is translated: strings, comments and their layout."""
+    text = (HERE / page).read_text()
+    cells = re.findall(r"^```\{code-cell\}\n(.*?)^```$", text, flags=re.M | re.S)
+    return re.sub(r'"[^"]*"|#.*|[\s,]', "", "".join(cells))
 
 
-def display_math(self: Any, node: nodes.Element) -> None:
-    self.body.append(f'<div class="formula">{tex2mathml(node.astext(), as_block=True)}</div>\n')
-    raise nodes.SkipNode
+def check_translation(app: Sphinx) -> None:
+    if code_of("guide.md") != code_of("zh/guide.md"):
+        getLogger(__name__).warning("guide.md and zh/guide.md must have the same code")
+
+
+def join_lines(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Join lines that end and begin in Chinese, between which HTML would show a space."""
+    if docname.startswith("zh/"):
+        wide = "[\u2014\u3000-\u9fff\uff00-\uffef]"
+        source[0] = re.sub(f"(?<={wide})\n(?={wide})", "", source[0])
 
 
 class Search(SearchEnglish):
@@ -163,9 +171,24 @@ def set_language(app: Sphinx, page: str, template: str, context: dict[str, Any],
         context["language"] = "zh-Hans"
 
 
+# --- formulas -------------------------------------------------------------------------------------
+
+
+def inline_math(self: Any, node: nodes.Element) -> None:
+    self.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def display_math(self: Any, node: nodes.Element) -> None:
+    self.body.append(f'<div class="formula">{tex2mathml(node.astext(), as_block=True)}</div>\n')
+    raise nodes.SkipNode
+
+
 def setup(app: Sphinx) -> None:
     app.connect("config-inited", write_reference)
+    app.connect("builder-inited", check_translation)
     app.connect("source-read", show_only)
+    app.connect("source-read", join_lines)
     app.connect("html-page-context", set_language)
     app.add_html_math_renderer("mathml", (inline_math, None), (display_math, None))
     app.add_search_language(Search)
