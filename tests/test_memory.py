@@ -10,11 +10,20 @@ import pytest
 
 # In a process of its own: the most memory it ever had, before and after a call whose arguments and
 # result were touched before. Buffers, threads and code are touched by a small call first.
-SCRIPT = """
+MEASURE = """
 import pathlib, re, sys
 import numpy as np
 import xentfast
 
+def extra(call):
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak begins with what is there
+    status = pathlib.Path("/proc/self/status")
+    most = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1])
+    before = most()
+    call()
+    return most() - before
+"""
+SCRIPT = """
 name, axis = sys.argv[1], int(sys.argv[2])
 shape = (3000, 2000) if axis == -1 else (3, 100, 20_000)
 x = np.full(shape, 0.25, np.float32)
@@ -43,12 +52,7 @@ small = [np.ascontiguousarray(a) for a in (x[tuple(few)], y[:700] if axis == -1 
 for _ in range(3):
     call(*small)
 del small
-pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak begins again with what is there
-status = pathlib.Path("/proc/self/status")
-most = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1])
-before = most()
-call(x, y, out)
-print(most() - before)
+print(extra(lambda: call(x, y, out)))
 """
 NAMES = (
     "value", "gradient", "smoothed", "dense", "probabilities", "softmax", "log_softmax",
@@ -59,9 +63,9 @@ NAMES = (
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is of Linux")
 
 
-def extra_memory(name: str, axis: int) -> int:
+def extra_memory(script: str, *arguments: object) -> int:
     result = subprocess.run(
-        [sys.executable, "-P", "-c", SCRIPT, name, str(axis)],
+        [sys.executable, "-P", "-c", MEASURE + script, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=True,
@@ -73,8 +77,35 @@ def extra_memory(name: str, axis: int) -> int:
 @pytest.mark.parametrize("axis", [-1, 1])
 @pytest.mark.parametrize("name", NAMES)
 def test_extra_memory(name: str, axis: int) -> None:
-    assert extra_memory(name, axis) < 2**20  # beside 24 MB of logits
+    assert extra_memory(SCRIPT, name, axis) < 2**20  # beside 24 MB of logits
 
 
 def test_an_array_would_be_seen() -> None:
-    assert extra_memory("copy", -1) > 2**24
+    assert extra_memory(SCRIPT, "copy", -1) > 2**24
+
+
+# What a BLAS packs its matrices into it keeps: the first call does not count.
+LINEAR = """
+wanted, chunk_bytes = sys.argv[1], int(sys.argv[2])
+x = np.full((1500, 64), 0.25, np.float32)
+w = np.full((20_000, 64), 0.25, np.float32)
+y = np.arange(1500)
+y[::3] = -100
+f = getattr(xentfast, "linear_cross_entropy" + wanted)
+options = {"ignore_index": -100, "chunk_bytes": chunk_bytes}
+if wanted:
+    options["filter_eps"] = 1e-9  # a product in many parts
+f(x, w, y, w[:, 0], **options)
+gradients = x.nbytes + w.nbytes + w[:, 0].nbytes if wanted else 0
+print(extra(lambda: f(x, w, y, w[:, 0], **options)) - gradients)
+"""
+
+
+@pytest.mark.parametrize("chunk_bytes", [2**22, 2**24])
+@pytest.mark.parametrize("wanted", ["", "_value_and_grad"])
+def test_linear_takes_a_chunk(wanted: str, chunk_bytes: int) -> None:
+    assert extra_memory(LINEAR, wanted, chunk_bytes) < chunk_bytes + 2**20  # of 120 MB of logits
+
+
+def test_linear_takes_what_it_may() -> None:
+    assert extra_memory(LINEAR, "", 2**24) > 2**23

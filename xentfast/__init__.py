@@ -1,7 +1,8 @@
 """Fast, exact and reproducible cross-entropy losses and gradients on CPUs.
 
 The losses, each with `_grad` and `_value_and_grad`: `cross_entropy` (class indices or
-distributions) and `binary_cross_entropy`. Beside them `entropy`, `kl_divergence`, `js_divergence`,
+distributions) and `binary_cross_entropy`; and `linear_cross_entropy`, with `_value_and_grad`, of
+the logits that a linear layer would make. Beside them `entropy`, `kl_divergence`, `js_divergence`,
 `is_distribution`, `logsumexp`, `softmax` and `log_softmax`. `xentfast.reference` has the same
 functions in plain NumPy.
 """
@@ -26,6 +27,7 @@ from xentfast._cross_entropy import (
     cross_entropy_value_and_grad,
 )
 from xentfast._divergence import entropy, is_distribution, js_divergence, kl_divergence
+from xentfast._linear import linear_cross_entropy, linear_cross_entropy_value_and_grad
 from xentfast._softmax import log_softmax, logsumexp, softmax
 
 __all__ = [
@@ -40,6 +42,8 @@ __all__ = [
     "is_distribution",
     "js_divergence",
     "kl_divergence",
+    "linear_cross_entropy",
+    "linear_cross_entropy_value_and_grad",
     "log_softmax",
     "logsumexp",
     "reference",

@@ -226,7 +226,39 @@ def _evaluate(
         out = _checks.output(out, shape if reduction == "none" else (), dtype, x, *inputs)
     if reduction == "none" and wants_value:
         losses = np.empty(shape, dtype) if wants_gradient or out is None else out
-    loss, weight, bad_label, bad_weight = _KERNELS(x.dtype)(
+    loss, weight, bad_label, bad_weight = run(
+        x, at, y, dense, by_class, weights, skip, smoothing, zeta, from_logits,
+        reduction == "mean", losses, gradient,
+    )  # fmt: skip
+    if bad_label:
+        _checks.fail_label(y, x.shape[at], skip)
+    if bad_weight and weights is not None:
+        _checks.fail_weight("sample_weight", weights, np.float64)
+    if gradient is not None and reduction == "mean" and not weight:
+        gradient.fill(0)
+    if not wants_value:
+        return None, gradient
+    place = None if wants_gradient else out
+    return _checks.result(loss, weight, reduction, dtype, losses, place), gradient
+
+
+def run(
+    x: Array,
+    at: int,
+    y: Array,
+    dense: bool,
+    by_class: Array | None,
+    weights: Array | None,
+    skip: int | None,
+    smoothing: float,
+    zeta: float,
+    from_logits: bool,
+    mean: bool,
+    losses: Array | None,
+    gradient: Array | None,
+) -> tuple[float, float, bool, bool]:
+    """Call the kernel with what was checked: see `_kernels.cross_entropy` for what it returns."""
+    found: tuple[float, float, bool, bool] = _KERNELS(x.dtype)(
         _checks.rows(x, at),
         _checks.kind(x),
         _checks.rows(y, at) if dense else _checks.lead(y),
@@ -239,17 +271,8 @@ def _evaluate(
         smoothing,
         zeta,
         from_logits,
-        reduction == "mean",
+        mean,
         None if losses is None else _checks.lead(losses),
         None if gradient is None else _checks.rows(gradient, at),
     )
-    if bad_label:
-        _checks.fail_label(y, x.shape[at], skip)
-    if bad_weight and weights is not None:
-        _checks.fail_weight("sample_weight", weights, np.float64)
-    if gradient is not None and reduction == "mean" and not weight:
-        gradient.fill(0)
-    if not wants_value:
-        return None, gradient
-    place = None if wants_gradient else out
-    return _checks.result(loss, weight, reduction, dtype, losses, place), gradient
+    return found

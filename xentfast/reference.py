@@ -29,6 +29,8 @@ __all__ = [
     "is_distribution",
     "js_divergence",
     "kl_divergence",
+    "linear_cross_entropy",
+    "linear_cross_entropy_value_and_grad",
     "log_softmax",
     "logsumexp",
     "softmax",
@@ -233,6 +235,70 @@ def cross_entropy_grad(
         z_loss=z_loss, reduction=reduction, out=out,
     )  # fmt: skip
     return gradient
+
+
+# --- cross-entropy of a linear layer --------------------------------------------------------------
+
+
+def linear_cross_entropy_value_and_grad(
+    inputs: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    chunk_bytes: int = 1 << 26,
+    filter_eps: float | None = None,
+) -> tuple[Value, tuple[Array, Array, Array | None]]:
+    """Return `linear_cross_entropy` and its gradients: those of the two steps.
+
+    With g the gradient with respect to the logits they are g weight, g^T inputs and the sum of g;
+    an ignored row has no part in them. `filter_eps` skips nothing here.
+    """
+    x, w, y = _floating(inputs), _floating(weight), np.asarray(labels)
+    if np.issubdtype(y.dtype, np.integer) and ignore_index is not None:
+        x = np.where((y == ignore_index)[..., np.newaxis], 0, x)
+    logits = x @ w.T if bias is None else x @ w.T + _floating(bias)
+    value, g = cross_entropy_value_and_grad(
+        logits, labels, class_weight=class_weight, sample_weight=sample_weight,
+        ignore_index=ignore_index, label_smoothing=label_smoothing, z_loss=z_loss,
+        reduction=reduction,
+    )  # fmt: skip
+    rows = g.reshape(-1, w.shape[0])
+    of_weight = rows.T @ x.reshape(-1, w.shape[1])
+    return value, (g @ w, of_weight, None if bias is None else rows.sum(axis=0))
+
+
+def linear_cross_entropy(
+    inputs: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    chunk_bytes: int = 1 << 26,
+    filter_eps: float | None = None,
+) -> Value:
+    """Return `cross_entropy` of the logits inputs @ weight.T + bias.
+
+    See `xentfast.linear_cross_entropy` for the arguments, which are not checked here.
+    """
+    value, _ = linear_cross_entropy_value_and_grad(
+        inputs, weight, labels, bias, class_weight=class_weight, sample_weight=sample_weight,
+        ignore_index=ignore_index, label_smoothing=label_smoothing, z_loss=z_loss,
+        reduction=reduction,
+    )  # fmt: skip
+    return value
 
 
 # --- binary cross-entropy -------------------------------------------------------------------------
