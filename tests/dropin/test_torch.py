@@ -289,7 +289,8 @@ def test_signatures() -> None:
         assert [(p.name, p.default, p.kind) for p in ours] == [
             (p.name, p.default, p.kind) for p in theirs
         ]
-    assert set(dropin.__all__) == {*NAMES, "nll_loss", *MODULES.values(), "NLLLoss"}
+    linear = {"linear_cross_entropy", "LinearCrossEntropyLoss"}
+    assert set(dropin.__all__) == {*NAMES, "nll_loss", *MODULES.values(), "NLLLoss", *linear}
 
 
 def test_log_likelihood_is_torch_s() -> None:

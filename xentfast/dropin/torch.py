@@ -2,9 +2,10 @@
 
 `cross_entropy`, `binary_cross_entropy`, `binary_cross_entropy_with_logits` and their modules
 `CrossEntropyLoss`, `BCELoss` and `BCEWithLogitsLoss` take, return and raise what those of
-`torch.nn.functional` and `torch.nn` do. The gradient is made together with the value, and given to
-backward as it is where the factor from above is 1. `nll_loss` and `NLLLoss`, which pick one number
-from each row and compute nothing, are torch's own.
+`torch.nn.functional` and `torch.nn` do, and so do `linear_cross_entropy` and
+`LinearCrossEntropyLoss`, which never hold more logits than a chunk of rows has. The gradient is
+made together with the value, and given to backward as it is where the factor from above is 1.
+`nll_loss` and `NLLLoss`, which pick one number from each row and compute nothing, are torch's own.
 
 torch itself answers for all that is not carried here: other devices, layouts, dtypes and
 subclasses, gradients with respect to targets or weights, negative weights, probabilities so near
@@ -38,16 +39,19 @@ from torch.nn.functional import nll_loss
 from torch.overrides import has_torch_function_variadic
 
 import xentfast
+from xentfast import _linear
 from xentfast._checks import BFLOAT16
 
 __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
     "CrossEntropyLoss",
+    "LinearCrossEntropyLoss",
     "NLLLoss",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "linear_cross_entropy",
     "nll_loss",
 ]
 
@@ -59,6 +63,7 @@ _LOSS = (
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _CAST = {torch.float32, torch.float16, torch.bfloat16}  # what autocast takes to float32
 _CARRIED = _CAST | {torch.float64}
+_Options = torch.nn.LinearCrossEntropyOptions
 _ASK_TORCH = (TypeError, ValueError, RuntimeError)
 # torch floors p (1 - p) at 1e-12 in a gradient, and log p at -100.
 _CLIPPED = 2e-12
@@ -70,6 +75,12 @@ _CLIPPED = 2e-12
 def _array(t: Any) -> Any:
     t = t.detach()
     return t.view(torch.int16).numpy().view(BFLOAT16) if t.dtype is torch.bfloat16 else t.numpy()
+
+
+def _tensor(a: Any) -> Any:
+    if a.dtype == BFLOAT16:
+        return torch.from_numpy(a.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(a)
 
 
 def _wide(weight: Any) -> Any:
@@ -129,9 +140,7 @@ def _evaluate(loss: Any, with_gradient: bool, factor: float | None = None) -> tu
         if not input.is_contiguous():
             options["out"] = np.empty_like(x)
         value, gradient = getattr(xentfast, name + "_value_and_grad")(x, y, **options)
-        half = input.dtype is torch.bfloat16
-        gradient = torch.from_numpy(gradient.view(np.int16) if half else gradient)
-        gradient = gradient.view(torch.bfloat16) if half else gradient
+        gradient = _tensor(gradient)
     else:
         value = getattr(xentfast, name)(x, y, **options)
     if isinstance(value, np.ndarray):
@@ -270,7 +279,7 @@ def _backward(ctx: Any, factor: Any) -> Any:
 _loss.register_autograd(_backward, setup_context=_keep)
 
 
-# --- the public names -----------------------------------------------------------------------------
+# --- what is carried ------------------------------------------------------------------------------
 
 
 def _lead(shape: Any) -> Any:
@@ -294,6 +303,16 @@ def _dtype(tensors: list[Any], softmax: bool) -> Any:
     return tensors[0].dtype if len(dtypes) == 1 and dtypes <= _CARRIED else None
 
 
+def _at_hand() -> bool:
+    """Tell whether tensors hold numbers that may be read, and nobody watches."""
+    return not (
+        torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch.jit.is_tracing()
+    )
+
+
 def _try(
     kind: str,
     input: Any,
@@ -311,16 +330,10 @@ def _try(
         return None
     options = (kind, reduction, ignore_index, label_smoothing, dtype)
     loss = (input, target, weight, pos_weight, *options)
-    if torch._C._are_functorch_transforms_active():
-        return None
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
         fits = target.shape in (input.shape, _lead(input.shape))
         return _loss(*loss) if fits else None
-    if (
-        torch._C._len_torch_dispatch_stack()
-        or torch.autograd.forward_ad._current_level >= 0
-        or torch.jit.is_tracing()
-    ):
+    if not _at_hand():
         return None
     wanted = input.requires_grad and torch.is_grad_enabled()
     # A gradient in float16 waits for the factor, without which it may be too small to be held.
@@ -330,6 +343,188 @@ def _try(
     except _ASK_TORCH:
         return None
     return _Made.apply(input, loss, made) if wanted else made[0]
+
+
+# --- a linear layer and its loss ------------------------------------------------------------------
+
+
+class _Products(_linear.Products):
+    """The products of a chunk by torch's BLAS, in the tensors' own dtype."""
+
+    def dtype(self, dtype: Any) -> Any:
+        return dtype
+
+    def takes(self, a: Any) -> bool:
+        return True
+
+    def multiply(self, a: Any, b: Any, out: Any) -> None:
+        torch.mm(_tensor(a), _tensor(b), out=_tensor(out))
+
+    def add(self, a: Any, out: Any) -> None:
+        _tensor(out).add_(_tensor(a))
+
+    def add_product(self, a: Any, b: Any, out: Any, room: Any) -> None:
+        _tensor(out).addmm_(_tensor(a).T, _tensor(b))
+
+    def column_sums(self, a: Any) -> Any:
+        dtype = torch.promote_types(_tensor(a).dtype, torch.float32)
+        return _tensor(a).sum(0, dtype=dtype).numpy()
+
+
+_products = _Products()
+
+
+def _evaluate_linear(tensors: Any, options: Any, wanted: Any, factor: Any = None) -> Any:
+    """Return the value, and the gradients that are wanted, times a factor from above."""
+    input, linear_weight, target, linear_bias, weight = tensors
+    reduction, ignore_index, label_smoothing, chunk_rows, dtype = options
+    if factor is not None:
+        factor = factor.double().expand(input.shape[:-1]).reshape(-1).numpy()
+    with torch.no_grad():
+        value, gradients = _linear.evaluate(
+            _array(input),
+            _array(linear_weight),
+            _array(target),
+            None if linear_bias is None else _array(linear_bias),
+            None if weight is None else _wide(weight).numpy(),
+            None,
+            None if target.is_floating_point() else ignore_index,
+            label_smoothing,
+            0.0,
+            reduction,
+            _linear.CHUNK_BYTES,
+            None,
+            wanted,
+            _products,
+            chunk_rows,
+            factor,
+        )
+        value = torch.as_tensor(value).to(dtype)
+        return value, [g if g is None else _tensor(g) for g in gradients]
+
+
+def _torch_linear(tensors: Any, options: Any) -> Any:
+    input, linear_weight, target, linear_bias, weight = tensors
+    reduction, ignore_index, label_smoothing, _, dtype = options
+    logits = functional.linear(input, linear_weight, linear_bias).to(dtype)
+    target = target.to(dtype) if target.is_floating_point() else target
+    weight = None if weight is None else weight.to(dtype)
+    return functional.cross_entropy(
+        logits, target, weight, None, ignore_index, None, reduction, label_smoothing
+    )
+
+
+class _MadeLinear(torch.autograd.Function):
+    """A loss whose gradients have been made with it, or wait for the factor from above."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Any,
+        linear_weight: Any,
+        linear_bias: Any,
+        target: Any,
+        weight: Any,
+        options: Any,
+        wanted: Any,
+    ) -> Any:
+        """Keep the gradients, and what to make others from."""
+        tensors = (input, linear_weight, target, linear_bias, weight)
+        ctx.save_for_backward(*tensors)
+        ctx.options, ctx.gradients = options, None
+        now = options[0] != "none" and input.dtype is not torch.float16
+        value, gradients = _evaluate_linear(tensors, options, wanted if now else (False,) * 3)
+        if now:
+            ctx.gradients = gradients
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, factor: Any) -> Any:
+        """Give the gradients away, once: nobody else holds them."""
+        gradients, ctx.gradients = ctx.gradients, None
+        tensors, options, wanted = ctx.saved_tensors, ctx.options, ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():
+            with torch.enable_grad():
+                value = _torch_linear(tensors, options)
+            inputs = [t for t, w in zip(_layer(tensors), wanted, strict=True) if w]
+            found = iter(torch.autograd.grad(value, inputs, factor, create_graph=True))
+            gradients = [next(found) if w else None for w in wanted]
+        elif gradients is None:
+            gradients = _evaluate_linear(tensors, options, wanted, factor)[1]
+        else:
+            gradients = [g if g is None else _scaled(g, factor) for g in gradients]
+        return *gradients, None, None, None, None
+
+
+def _layer(tensors: Any) -> Any:
+    """Return what gradients are with respect to."""
+    return tensors[0], tensors[1], tensors[3]
+
+
+def _chunk_rows(options: Any, input: Any, linear_weight: Any) -> int | None:
+    """Return the rows of a chunk that are asked for."""
+    adjusted = options._adjust(
+        num_batches=input.shape[0] if input.dim() == 2 else 1,
+        in_features=linear_weight.shape[1],
+        num_classes=linear_weight.shape[0],
+        dtype=input.dtype,
+        device=input.device,
+    )
+    asked = options.batch_chunk_size is not None or options.chunking_method not in (None, "auto")
+    return adjusted.batch_chunk_size if asked else None
+
+
+def _try_linear(
+    tensors: Any, reduction: str, ignore_index: Any, label_smoothing: float, options: Any
+) -> Any:
+    """Return the loss, None where torch is to answer."""
+    input, linear_weight, target, linear_bias, weight = tensors
+    layer = [input, linear_weight] if linear_bias is None else [input, linear_weight, linear_bias]
+    others = [target] if weight is None else [target, weight]
+    if not all(type(t) in _PLAIN and t.is_cpu for t in layer) or torch.compiler.is_compiling():
+        return None
+    dtypes = {t.dtype for t in layer}
+    if torch.is_autocast_enabled("cpu") and dtypes <= _CAST:
+        layer = [t.to(torch.get_autocast_dtype("cpu")) for t in layer]
+    elif len(dtypes) > 1:
+        return None
+    dtype = _dtype([layer[0], *others], softmax=True)
+    if dtype is None or has_torch_function_variadic(*layer) or not _at_hand():
+        return None
+    dense = target.is_floating_point()
+    if (
+        reduction not in ("mean", "sum", "none")
+        or (dense and ignore_index is not None)
+        or input.dim() not in (1, 2)
+        or linear_weight.dim() != 2
+        or not input.numel()
+    ):
+        return None
+    chunk_rows = None
+    try:
+        if options is not None:
+            if dense or label_smoothing != 0 or type(options) is not _Options:
+                return None  # with a warning or an error
+            chunk_rows = _chunk_rows(options, input, linear_weight)
+        ignore_index = -100 if ignore_index is None else ignore_index
+        settings = (reduction, ignore_index, label_smoothing, chunk_rows, dtype)
+        input, linear_weight, linear_bias = (*layer, None)[:3]
+        enabled = torch.is_grad_enabled()
+        wanted = [
+            enabled and t is not None and t.requires_grad
+            for t in (input, linear_weight, linear_bias)
+        ]
+        if not any(wanted):
+            tensors = (input, linear_weight, target, linear_bias, weight)
+            return _evaluate_linear(tensors, settings, wanted)[0]
+        return _MadeLinear.apply(
+            input, linear_weight, linear_bias, target, weight, settings, wanted
+        )
+    except _ASK_TORCH:
+        return None
+
+
+# --- the public names -----------------------------------------------------------------------------
 
 
 def cross_entropy(
@@ -394,6 +589,40 @@ def binary_cross_entropy_with_logits(
     return loss
 
 
+def linear_cross_entropy(
+    input: Any,
+    linear_weight: Any,
+    target: Any,
+    *,
+    linear_bias: Any = None,
+    weight: Any = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    options: Any = None,
+) -> Any:
+    """Return the loss of `torch.nn.functional.linear_cross_entropy`.
+
+    Chunks are taken in any case. Of `options`, batch_chunk_size and a chunking_method that is named
+    say how many rows; acc_policy and acc_dtype mean nothing, and a second backward is allowed.
+    """
+    tensors = (input, linear_weight, target, linear_bias, weight)
+    loss = _try_linear(tensors, reduction, ignore_index, label_smoothing, options)
+    if loss is None:
+        loss = functional.linear_cross_entropy(
+            input,
+            linear_weight,
+            target,
+            linear_bias=linear_bias,
+            weight=weight,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            options=options,
+        )
+    return loss
+
+
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     """The module of `cross_entropy`."""
 
@@ -424,4 +653,23 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
         """Return the loss."""
         return binary_cross_entropy_with_logits(
             input, target, self.weight, pos_weight=self.pos_weight, reduction=self.reduction
+        )
+
+
+class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):
+    """The module of `linear_cross_entropy`."""
+
+    def forward(self, input: Any, target: Any) -> Any:
+        """Return the loss."""
+        shape, bias = (self.num_classes, *self.out_features), self.linear.bias
+        return linear_cross_entropy(
+            input,
+            self.linear.weight.reshape((*shape, self.linear.in_features)),
+            target,
+            linear_bias=None if bias is None else bias.reshape(shape),
+            weight=self.weight,
+            reduction=self.reduction,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            options=self.options,
         )
