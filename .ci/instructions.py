@@ -99,7 +99,7 @@ def main(unstripped: str, stripped: str) -> None:
 
     starts = [address for address, _, _ in functions]
     command = ["objdump", "--disassemble", "--no-show-raw-insn", "--wide", unstripped]
-    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
     counts: Counter[tuple[str, int]] = Counter()
     stray = []
     for line in listing.splitlines():

@@ -123,7 +123,7 @@ def prepare(case: str, contender: str) -> Step:
 
 def memory(field: str) -> float:
     """Return a size in /proc/self/status, in bytes."""
-    with open("/proc/self/status") as file:
+    with open("/proc/self/status", encoding="ascii") as file:
         return next(1024 * float(line.split()[1]) for line in file if line.startswith(field + ":"))
 
 
@@ -131,7 +131,7 @@ def peak(case: str, contender: str) -> float:
     """Return the bytes that three steps hold at most, above those held before the first."""
     step = prepare(case, contender)
     before = memory("VmRSS")
-    with open("/proc/self/clear_refs", "w") as file:
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write("5")  # let VmHWM start again
     for _ in range(3):
         step()
@@ -140,7 +140,7 @@ def peak(case: str, contender: str) -> float:
 
 def peak_elsewhere(case: str, contender: str) -> float:
     command = [sys.executable, __file__, "--peak", case, contender]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return float(subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout)
 
 
 def times(case: str, rounds: int) -> dict[str, float]:

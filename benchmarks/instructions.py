@@ -78,7 +78,7 @@ def count() -> dict[str, float]:
         )
         counts = {}
         for i, (name, (case, _)) in enumerate(CASES.items()):
-            text = place.with_suffix(f".{2 * i + 2}").read_text()
+            text = place.with_suffix(f".{2 * i + 2}").read_text(encoding="utf-8")
             (instructions,) = re.findall(r"^totals: (\d+)$", text, re.MULTILINE)
             counts[name] = round(int(instructions) / REPEATS / case.elements, 3)
     return counts
@@ -86,7 +86,7 @@ def count() -> dict[str, float]:
 
 def stored() -> dict[str, dict[str, float]]:
     """Return the figures by instruction set and compiler."""
-    figures: dict[str, dict[str, float]] = json.loads(FIGURES.read_text())
+    figures: dict[str, dict[str, float]] = json.loads(FIGURES.read_text(encoding="utf-8"))
     return figures
 
 
@@ -95,7 +95,7 @@ def main() -> None:
         run()
         return
     counts = count()
-    FIGURES.write_text(json.dumps(stored() | {KEY: counts}, indent=2) + "\n")
+    FIGURES.write_text(json.dumps(stored() | {KEY: counts}, indent=2) + "\n", encoding="utf-8")
     print(KEY, *(f"{figure:8.3f}  {name}" for name, figure in counts.items()), sep="\n")
 
 

@@ -74,7 +74,7 @@ def merged(runs: list[Run]) -> list[Run]:
 
 
 def load(path: str) -> Run:
-    data = json.loads(pathlib.Path(path).read_text())
+    data = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     facts: dict[Key, dict[str, Any]] = {}
     seconds: dict[Key, dict[str, float]] = {}
     for benchmark in data["benchmarks"]:
@@ -288,8 +288,8 @@ def main() -> None:
     folder = pathlib.Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     runs = merged([load(path) for path in sys.argv[2:]])
-    folder.joinpath("speed.md").write_text(markdown(runs))
-    folder.joinpath("summary.md").write_text(summary(runs))
+    folder.joinpath("speed.md").write_text(markdown(runs), encoding="utf-8")
+    folder.joinpath("summary.md").write_text(summary(runs), encoding="utf-8")
     mpl.rcParams.update(STYLE)
     figures = {f"classes-{run.threads}": draw_classes(run) for run in runs if run.of("classes")}
     figures["sizes"] = draw_sizes([run for run in runs if run.of("sizes")])

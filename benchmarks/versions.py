@@ -116,7 +116,7 @@ def placed(a: Any) -> Any:
 
 def serve() -> None:
     """Answer the questions, each a line of JSON; what is printed meanwhile goes to stderr."""
-    with os.fdopen(os.dup(1), "w") as answers:
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)
         given = json.loads(sys.stdin.readline())
         os.sched_setaffinity(0, given["cpus"])
@@ -154,7 +154,7 @@ class Copy:
             [*command, __file__, "--worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
         )
         last = [entry for entry in sys.path[1:] if entry != here]
         self._say({"cpus": cpus, "first": first, "last": last})
@@ -307,7 +307,7 @@ def main() -> None:
             print(line, flush=True)
     if options.json:
         figures = {"old": about[0], "new": about[1], "lines": [vars(line) for line in lines]}
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

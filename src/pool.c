@@ -4,13 +4,14 @@
    starts anew. */
 #include "pool.h"
 
+#include "environment.h"
 #include "scratch.h"
 
 #include <stdatomic.h>
-#include <stdbool.h>
 
 #ifdef _WIN32
 #include <process.h>
+#include <stdint.h>
 #include <windows.h>
 typedef SRWLOCK mutex;
 typedef CONDITION_VARIABLE condition;
@@ -69,12 +70,9 @@ static bool reset_after_fork(void) { return pthread_atfork(NULL, NULL, child_aft
 #endif
 
 #if defined(__x86_64__) || defined(_M_X64)
-#include <emmintrin.h>
 #define PAUSE() _mm_pause()
-#elif defined(__aarch64__)
-#define PAUSE() __asm__ volatile("yield")
 #else
-#define PAUSE()
+#define PAUSE() __asm__ volatile("yield")
 #endif
 #define SPINS 100 /* 2 to 5 microseconds */
 
@@ -103,6 +101,7 @@ static void run_chunks(void *scratch)
 
 static void work(void)
 {
+    xf_enter();
     for (;;) {
         unsigned seen = atomic_load(&pool.round);
         for (int i = 0; i < SPINS && atomic_load(&pool.round) == seen; i++)
@@ -148,9 +147,11 @@ bool xf_pool_run(xf_task *task, void *context, ptrdiff_t chunks, int threads, si
         return false;
     if (chunks < threads)
         threads = (int)chunks;
+    const xf_environment before = xf_enter();
     if (threads <= 1 || atomic_flag_test_and_set(&pool.busy)) {
         for (ptrdiff_t chunk = 0; chunk < chunks; chunk++)
             task(context, chunk, scratch);
+        xf_leave(before);
         return true;
     }
     lock(&pool.guard);
@@ -172,6 +173,7 @@ bool xf_pool_run(xf_task *task, void *context, ptrdiff_t chunks, int threads, si
         wait_for(&pool.done, &pool.guard);
     unlock(&pool.guard);
     atomic_flag_clear(&pool.busy);
+    xf_leave(before);
     return true;
 }
 

@@ -4,7 +4,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* scratch: the thread's own (scratch.h), for what is too large for a caller's stack. */
+/* scratch: the thread's own (scratch.h), for what is too large for a caller's stack. A task runs
+   with the default floating-point environment, whatever its thread had. */
 typedef void xf_task(void *context, ptrdiff_t chunk, void *scratch);
 
 /* Once, before all else; false: the system lacks what the pool needs. */

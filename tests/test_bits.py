@@ -170,12 +170,10 @@ class Large:
 
     def with_one_thread(self, isa: str) -> list[dict[str, Any]]:
         if isa not in self.serial:
-            before = xentfast.get_num_threads()
-            xentfast.set_num_threads(1)
-            self.serial[isa] = [
-                outputs(xentfast, self.case, inputs, FEW_WAYS) for _, inputs in self.entries
-            ]
-            xentfast.set_num_threads(before)
+            with xentfast.num_threads(1):
+                self.serial[isa] = [
+                    outputs(xentfast, self.case, inputs, FEW_WAYS) for _, inputs in self.entries
+                ]
         return self.serial[isa]
 
 

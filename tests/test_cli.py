@@ -17,7 +17,7 @@ from xentfast import _bench
 def run(*arguments: str) -> str:
     """Run the module and return what it prints."""
     command = [sys.executable, "-P", "-m", "xentfast", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

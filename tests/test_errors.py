@@ -473,6 +473,8 @@ def test_number_of_threads_out_of_range(bad: int) -> None:
     before = xentfast.get_num_threads()
     with refused(ValueError, f"n must be in [1, 1024], got {bad}"):
         xentfast.set_num_threads(bad)
+    with refused(ValueError, f"n must be in [1, 1024], got {bad}"), xentfast.num_threads(bad):
+        pass
     assert xentfast.get_num_threads() == before
 
 
@@ -480,6 +482,8 @@ def test_number_of_threads_out_of_range(bad: int) -> None:
 def test_number_of_threads_of_the_wrong_kind(bad: Any, kind: str) -> None:
     with refused(TypeError, f"n must be an int, got {kind}"):
         xentfast.set_num_threads(bad)
+    with refused(TypeError, f"n must be an int, got {kind}"), xentfast.num_threads(bad):
+        pass
 
 
 def test_unknown_instruction_sets() -> None:

@@ -16,9 +16,9 @@ import numpy as np
 import xentfast
 
 def extra(call):
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak begins with what is there
+    pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # begins anew
     status = pathlib.Path("/proc/self/status")
-    most = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1])
+    most = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text(encoding="ascii"))[1])
     before = most()
     call()
     return most() - before
@@ -67,7 +67,7 @@ def extra_memory(script: str, *arguments: object) -> int:
     result = subprocess.run(
         [sys.executable, "-P", "-c", MEASURE + script, *map(str, arguments)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
         env=os.environ | {"XENTFAST_NUM_THREADS": "2"},
     )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import pathlib
-import subprocess
 import sys
 
 import pytest
 
 from cases import CASES
+from processes import run
 
 MOST = 48 * 1024  # bytes of its caller's stack that a call may take
 
@@ -76,18 +74,6 @@ if failures:
 """
 
 
-def run(script: str, *args: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", script, *args],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent)},
-    )
-    assert done.returncode == 0, f"ended with {done.returncode}\n{done.stdout}{done.stderr}"
-    return done.stdout.strip()
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="threads are not those of POSIX")
 @pytest.mark.parametrize("function", sorted({case.function for case in CASES}))
 def test_calls_in_a_thread_with_a_small_stack(function: str) -> None:
@@ -106,7 +92,7 @@ calls = {
     "a strip": lambda: xentfast.logsumexp(pixels, axis=0),
     "a block": lambda: xentfast.binary_cross_entropy(x, x),
 }
-status = open("/proc/self/statm").read().split()
+status = open("/proc/self/statm", encoding="ascii").read().split()
 limit = (int(status[0]) + 2000) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 taken = []

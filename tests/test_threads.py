@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,27 +12,7 @@ import pytest
 
 import xentfast
 from compare import assert_same_bits
-
-TIMEOUT = 120  # for a process that hangs; far beyond what one that does not hang takes
-
-
-def run(script: str, **environment: str) -> str:
-    """Run a script in a process of its own and return what it prints."""
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("XENTFAST_NUM_THREADS", "OMP_NUM_THREADS", "XENTFAST_ISA")
-    }
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", script],
-        env=inherited | environment,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.strip()
-
+from processes import run
 
 # 600,000 numbers: enough for every thread of a pool of 7.
 FORK = """
@@ -227,4 +205,12 @@ def test_importing_starts_no_thread() -> None:
     )
     if not os.path.isdir("/proc/self/task"):
         pytest.skip("no /proc here")
+    assert run(script) == "0"
+
+
+def test_importing_warns_of_nothing() -> None:
+    script = (
+        "import subprocess, sys; command = ['-P', '-X', 'dev', '-X', 'warn_default_encoding', '-W',"
+        "'error', '-c', 'import xentfast']; print(subprocess.call([sys.executable, *command]))"
+    )
     assert run(script) == "0"

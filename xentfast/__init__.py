@@ -7,6 +7,7 @@ the logits that a linear layer would make. Beside them `entropy`, `kl_divergence
 functions in plain NumPy.
 """
 
+from contextlib import suppress
 from importlib.util import find_spec
 
 if find_spec("xentfast._kernels") is None:
@@ -20,7 +21,13 @@ from xentfast._binary import (
     binary_cross_entropy_grad,
     binary_cross_entropy_value_and_grad,
 )
-from xentfast._config import configure, get_num_threads, set_num_threads, show_config
+from xentfast._config import (
+    configure,
+    get_num_threads,
+    num_threads,
+    set_num_threads,
+    show_config,
+)
 from xentfast._cross_entropy import (
     cross_entropy,
     cross_entropy_grad,
@@ -46,6 +53,7 @@ __all__ = [
     "linear_cross_entropy_value_and_grad",
     "log_softmax",
     "logsumexp",
+    "num_threads",
     "reference",
     "set_num_threads",
     "show_config",
@@ -55,4 +63,6 @@ __all__ = [
 __version__ = str(show_config()["version"])
 
 configure()
-del configure, find_spec
+with suppress(ImportError):  # threadpoolctl is not installed, or older than 3.2
+    from xentfast import _threadpoolctl  # noqa: F401
+del configure, find_spec, suppress

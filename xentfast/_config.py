@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import operator
 import os
-import pathlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 from xentfast import _kernels
 
 
 def set_num_threads(n: int) -> None:
-    """Set how many threads a call may use.
+    """Set how many threads a call may use, in every thread that has no `num_threads` of its own.
 
     The default is the environment variable XENTFAST_NUM_THREADS, else OMP_NUM_THREADS, else the
-    number of CPUs this process may run on. Results do not depend on it.
+    number of CPUs this process may run on, by its affinity and the quotas of its control groups.
+    Results do not depend on it.
 
     Parameters
     ----------
@@ -27,18 +31,50 @@ def set_num_threads(n: int) -> None:
     ValueError
         If n is not in [1, 1024].
     """
+    _kernels.set_num_threads(_count(n))
+
+
+def get_num_threads() -> int:
+    """Return how many threads a call of this thread may use."""
+    return _kernels.get_num_threads()
+
+
+@contextlib.contextmanager
+def num_threads(n: int) -> Iterator[None]:
+    """Context in which the calls of this thread may use n threads; those of others are not limited.
+
+    Parameters
+    ----------
+    n : int, at least 1
+        1: the calls run in this thread alone.
+
+    Raises
+    ------
+    TypeError
+        If n is not an int.
+    ValueError
+        If n is not in [1, 1024].
+
+    Examples
+    --------
+    >>> with xentfast.num_threads(1):
+    ...     loss = xentfast.cross_entropy(logits, labels)
+    """
+    before = _kernels.limit_threads(_count(n))
+    try:
+        yield
+    finally:
+        _kernels.limit_threads(before)
+
+
+def _count(n: int) -> int:
     try:
         count = operator.index(n)
     except TypeError:
         raise TypeError(f"n must be an int, got {type(n).__name__}") from None
     if not 1 <= count <= 1024:
         raise ValueError(f"n must be in [1, 1024], got {n}")
-    _kernels.set_num_threads(count)
-
-
-def get_num_threads() -> int:
-    """Return how many threads a call may use."""
-    return _kernels.get_num_threads()
+    return count
 
 
 def show_config() -> dict[str, object]:
@@ -86,15 +122,54 @@ def configure() -> None:
     _kernels.set_num_threads(min(_usable_cpus(), 1024))
 
 
-def _usable_cpus() -> int:
-    """Return how many CPUs this process may use: by its affinity, and its cgroup's quota."""
+def _usable_cpus(root: Path = Path("/")) -> int:
+    """Return how many CPUs this process may use: by its affinity, and its control groups' quota."""
     try:
         cpus = len(os.sched_getaffinity(0))
     except AttributeError:  # not on every system
         cpus = os.cpu_count() or 1
+    return min([cpus, *(max(1, math.ceil(quota)) for quota in _quotas(root))])
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Yield the CPUs that the control groups of this process, and all above them, allow.
+
+    A line of /proc/self/cgroup is "number:controllers:group", without controllers for version 2.
+    One of /proc/self/mountinfo has as fields 3 and 4 the group that is mounted and where, and after
+    a hyphen the type, a name and options, the controllers of version 1 among them.
+    """
+    lines = _read(root / "proc/self/cgroup").splitlines()
+    groups = [line.split(":", 2)[1:] for line in lines if line.count(":") >= 2]
+    for line in _read(root / "proc/self/mountinfo").splitlines():
+        fields, mount = (part.split() for part in (line + " - ").split(" - ")[:2])
+        version1 = mount[:1] == ["cgroup"] and "cpu" in mount[-1].split(",")
+        if len(fields) < 5 or not (version1 or mount[:1] == ["cgroup2"]):
+            continue
+        for controllers, group in groups:
+            if ("cpu" in controllers.split(",")) if version1 else not controllers:
+                inside = PurePosixPath(group)
+                try:
+                    inside = inside.relative_to(fields[3])
+                except ValueError:  # a group outside what this container sees
+                    inside = PurePosixPath()
+                for place in (inside, *inside.parents):
+                    yield from _quota(root / fields[4].lstrip("/") / place, version1)
+
+
+def _quota(group: Path, version1: bool) -> Iterator[float]:
+    """Yield the CPUs of one group, or nothing where it has no quota."""
+    if version1:
+        numbers = [_read(group / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
+    else:
+        numbers = _read(group / "cpu.max").split()
+    with contextlib.suppress(ValueError, ZeroDivisionError):  # no such file, or "max"
+        quota, period = map(int, numbers)
+        if quota > 0:  # -1: none
+            yield quota / period
+
+
+def _read(path: Path) -> str:
     try:
-        quota, period = pathlib.Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cpus = min(cpus, max(1, -(-int(quota) // int(period))))
-    except (OSError, ValueError):  # no such file, or "max"
-        pass
-    return cpus
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -98,11 +98,21 @@ cdef extern from "dispatch.h" nogil:
     void xf_isa_choose(int)
     const xf_kernels *xf_isa_kernels(xf_type)
 
+cdef extern from "environment.h" nogil:
+    ctypedef unsigned int xf_environment
+    xf_environment xf_enter()
+    void xf_leave(xf_environment)
+
 cdef extern from "pool.h" nogil:
     ctypedef void xf_task(void *, ptrdiff_t, void *) noexcept nogil
     xf_bool xf_pool_prepare()
     xf_bool xf_pool_run(xf_task *, void *, ptrdiff_t, int, size_t)
     void xf_raise(int *)
+
+cdef extern from "threads.h" nogil:
+    int xf_threads()
+    void xf_threads_set(int)
+    int xf_threads_limit(int)
 
 cdef extern from *:
     """

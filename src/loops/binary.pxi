@@ -142,6 +142,7 @@ def binary_cross_entropy(const storage[:, :, :, :, :, :, :] x, int kind_, labels
     cdef ptrdiff_t chunks
     cdef int threads, i
     cdef double loss, weight
+    cdef xf_environment before
     arrays[:] = [&job.x, &job.labels, &job.pos_weight, &job.weights, &job.losses, &job.gradient]
     job.real = computed(kind_)
     job.kernels = xf_isa_kernels(type_of(job.real))
@@ -171,6 +172,7 @@ def binary_cross_entropy(const storage[:, :, :, :, :, :, :] x, int kind_, labels
     if not job.loss_sums:
         raise MemoryError("no memory for the sums of the chunks")
     job.weight_sums = job.loss_sums + chunks
+    before = xf_enter()         # for the weights too
     try:
         with nogil:
             job.counting = mean and job.gradient.data
@@ -186,5 +188,6 @@ def binary_cross_entropy(const storage[:, :, :, :, :, :, :] x, int kind_, labels
             loss = tree(job.loss_sums, chunks)
             weight = tree(job.weight_sums, chunks)
     finally:
+        xf_leave(before)
         free(job.loss_sums)
     return loss, weight, job.bad_label != 0, job.bad_weight != 0

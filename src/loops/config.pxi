@@ -1,20 +1,22 @@
 # Threads, instruction sets, and what was built.
 
-cdef int number_of_threads = 1
-
 if not xf_pool_prepare():
     raise MemoryError("no thread-local memory is left")
 
 
 def set_num_threads(int n):
     """Use at most n threads in each call."""
-    global number_of_threads
-    number_of_threads = n
+    xf_threads_set(n)
 
 
 def get_num_threads():
-    """Return the most threads a call uses."""
-    return number_of_threads
+    """Return the most threads that a call of this thread uses."""
+    return xf_threads()
+
+
+def limit_threads(int n):
+    """Use at most n threads in each call of this thread; return what was set. 0: not set."""
+    return xf_threads_limit(n)
 
 
 def built_isas():

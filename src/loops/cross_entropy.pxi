@@ -168,6 +168,7 @@ cdef int run_cross_entropy(CrossEntropy *job, bint mean, double *loss,
     cdef ptrdiff_t chunks
     cdef size_t scratch
     cdef int threads
+    cdef xf_environment before
     job.gradient_scale = 1
     job.bad_label = job.bad_weight = False
     job.chunk = rows_of_chunk(job.rows, job.classes)
@@ -185,6 +186,7 @@ cdef int run_cross_entropy(CrossEntropy *job, bint mean, double *loss,
             raise MemoryError("no memory for the sums of the chunks")
     job.loss_sums = sums
     job.weight_sums = sums + chunks
+    before = xf_enter()         # for the weights too
     try:
         job.counting = mean and job.wants_gradient
         if job.counting:
@@ -200,6 +202,7 @@ cdef int run_cross_entropy(CrossEntropy *job, bint mean, double *loss,
         loss[0] = tree(job.loss_sums, chunks)
         weight[0] = tree(job.weight_sums, chunks)
     finally:
+        xf_leave(before)
         if chunks > 1:
             free(sums)
     return 0

@@ -325,9 +325,10 @@ cdef inline bint streams(ptrdiff_t rows, ptrdiff_t classes, const Strided *x,
 
 cdef inline int threads_for(ptrdiff_t rows, ptrdiff_t elements) noexcept nogil:
     cdef double n = <double> rows * <double> elements / THREAD_ELEMENTS
+    cdef int most = xf_threads()
     if n < SERIAL_ELEMENTS // THREAD_ELEMENTS:
         return 1
-    return <int> n if n < number_of_threads else number_of_threads
+    return <int> n if n < most else most
 
 
 cdef int run(xf_task *task, void *job, ptrdiff_t chunks, int threads,

@@ -6,6 +6,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "the order and the rounding of operations, and inf and nan, must be kept: no -ffast-math"
+#endif
+
 #define XF_PANEL 16         /* rows a panel can hold: the lanes of the longest logical vector */
 #define XF_BLOCK_BYTES 2048 /* a block: 32 logical vectors, summed in two chains of 16 */
 #define XF_SEGMENTS 64      /* segments, of eight blocks, of the longest row that is kept */

@@ -534,7 +534,7 @@ def test_the_table_on_the_backend_of_jax() -> None:
     code = [sys.executable, "-P", "-m", "pytest", "-q", "-x", __file__, "-p", "no:cacheprovider"]
     code += ["-k", "classes or functions or odd or those_of_the_backend or clipping"]
     environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-    found = subprocess.run(code, env=environment, capture_output=True, text=True)
+    found = subprocess.run(code, env=environment, capture_output=True, encoding="utf-8")
     assert found.returncode == 0, found.stdout[-4000:]
 
 

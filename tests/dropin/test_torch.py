@@ -781,7 +781,7 @@ def test_operator() -> None:
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-c", code], capture_output=True, encoding="utf-8", check=False
     )
 
 

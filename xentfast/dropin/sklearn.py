@@ -4,16 +4,14 @@ Better than there, on purpose: a confident row keeps its digits, in the loss and
 float16 is worked out in float32; the half losses take strided arrays where scikit-learn wants
 contiguous ones, and refuse, with a ValueError, lengths that do not fit together, class indices
 out of range and binary labels outside [0, 1]. In `log_loss` masked entries are refused, which
-scikit-learn does not see, and a mix of strings and numbers as labels is not. `n_threads` is set
-for the time of a call, for the whole process.
+scikit-learn does not see, and a mix of strings and numbers as labels is not. `n_threads` counts
+for that call alone.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -350,7 +348,7 @@ class _HalfLoss:
         step = max(1, _BLOCK * len(x) // max(1, x.size))
         if plain and (gradient is None or in_place):
             step = max(1, len(x))
-        with _threads(n_threads):
+        with xentfast.num_threads(min(max(1, n_threads), 1024)):
             for i in range(0, len(x), step):
                 at = slice(i, i + step)
                 g = None
@@ -469,13 +467,3 @@ def _same_dtype(a: Array, b: Array, const: str = "") -> None:
     a_name, b_name = (names.get(dtype.name, dtype.name) for dtype in (a.dtype, b.dtype))
     if a_name != b_name:
         raise ValueError(f"Buffer dtype mismatch, expected '{const}{a_name}' but got '{b_name}'")
-
-
-@contextlib.contextmanager
-def _threads(n_threads: int) -> Iterator[None]:
-    before = xentfast.get_num_threads()
-    xentfast.set_num_threads(min(max(1, n_threads), 1024))
-    try:
-        yield
-    finally:
-        xentfast.set_num_threads(before)
