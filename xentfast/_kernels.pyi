@@ -6,6 +6,7 @@ binary_cross_entropy: Any
 divergence: Any
 is_distribution: Any
 softmax: Any
+terms: Any
 elementwise: Any
 
 def set_num_threads(n: int) -> None: ...

@@ -66,6 +66,8 @@ cdef extern from "rows/rows.h" nogil:
         xf_bool from_logits
     ctypedef enum xf_divergence:
         pass
+    ctypedef enum xf_term:
+        pass
     ctypedef struct xf_kernels:
         ptrdiff_t block
         void (*softmax_loss)(const xf_rows *, const xf_target *, xf_panel *,
@@ -81,6 +83,7 @@ cdef extern from "rows/rows.h" nogil:
         double (*divergence)(xf_divergence, const xf_rows *, const xf_rows *, int, ptrdiff_t,
                              xf_bool) noexcept nogil
         double (*mass)(const xf_rows *, int, ptrdiff_t, xf_bool *) noexcept nogil
+        void (*terms)(xf_term, const void *, const void *, ptrdiff_t, void *) noexcept nogil
         void (*widen)(const void *, xf_type, ptrdiff_t, void *) noexcept nogil
         void (*narrow)(const void *, ptrdiff_t, void *, xf_type) noexcept nogil
         void (*stream)(char *, const char *, ptrdiff_t) noexcept nogil
@@ -133,3 +136,4 @@ include "cross_entropy.pxi"
 include "softmax.pxi"
 include "binary.pxi"
 include "divergence.pxi"
+include "elementwise.pxi"

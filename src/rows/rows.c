@@ -31,6 +31,7 @@ typedef double real;
 #include "rows/log_loss.h"
 #include "rows/sigmoid.h"
 #include "rows/divergence.h"
+#include "rows/elementwise.h"
 
 static void elementwise(int which, const void *x, void *y, ptrdiff_t n)
 {
@@ -58,6 +59,7 @@ const xf_kernels JOIN(XF_ISA, XF_BITS) = {
     .binary = binary,
     .divergence = divergence,
     .mass = mass,
+    .terms = terms,
     .widen = widen,
     .narrow = narrow,
     .stream = stream_copy,

@@ -77,6 +77,8 @@ typedef struct {
 
 typedef enum { XF_ENTROPY, XF_KL, XF_JS } xf_divergence; /* as in xentfast/_divergence.py */
 
+typedef enum { XF_ENTR, XF_REL_ENTR, XF_KL_DIV, XF_XLOGY } xf_term; /* as in dropin/scipy.py */
+
 typedef struct {
     /* Elements in a block; bytes of one are XF_BLOCK_BYTES / block. */
     ptrdiff_t block;
@@ -97,6 +99,8 @@ typedef struct {
                          ptrdiff_t classes, bool normalize);
     /* The sum of row i; *valid becomes false where an element is outside [0, 1]. */
     double (*mass)(const xf_rows *p, int i, ptrdiff_t classes, bool *valid);
+    /* A term of n pairs; of entr y is not looked at, but must be there. */
+    void (*terms)(xf_term term, const void *x, const void *y, ptrdiff_t n, void *to);
     /* n elements of XF_F16 or XF_BF16 to the compute type, which is float, and back. */
     void (*widen)(const void *from, xf_type type, ptrdiff_t n, void *to);
     void (*narrow)(const void *from, ptrdiff_t n, void *to, xf_type type);
