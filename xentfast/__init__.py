@@ -3,8 +3,8 @@
 The losses, each with `_grad` and `_value_and_grad`: `cross_entropy` (class indices or
 distributions) and `binary_cross_entropy`; and `linear_cross_entropy`, with `_value_and_grad`, of
 the logits that a linear layer would make. Beside them `entropy`, `kl_divergence`, `js_divergence`,
-`is_distribution`, `logsumexp`, `softmax` and `log_softmax`. `xentfast.reference` has the same
-functions in plain NumPy.
+`is_distribution`, `logsumexp`, `softmax` and `log_softmax`; and `evaluate`, everything that is
+reported of a model in one pass. `xentfast.reference` has the same functions in plain NumPy.
 """
 
 from contextlib import suppress
@@ -34,10 +34,12 @@ from xentfast._cross_entropy import (
     cross_entropy_value_and_grad,
 )
 from xentfast._divergence import entropy, is_distribution, js_divergence, kl_divergence
+from xentfast._evaluate import Evaluation, evaluate
 from xentfast._linear import linear_cross_entropy, linear_cross_entropy_value_and_grad
 from xentfast._softmax import log_softmax, logsumexp, softmax
 
 __all__ = [
+    "Evaluation",
     "binary_cross_entropy",
     "binary_cross_entropy_grad",
     "binary_cross_entropy_value_and_grad",
@@ -45,6 +47,7 @@ __all__ = [
     "cross_entropy_grad",
     "cross_entropy_value_and_grad",
     "entropy",
+    "evaluate",
     "get_num_threads",
     "is_distribution",
     "js_divergence",

@@ -4,6 +4,7 @@ cross_entropy: Any
 plain_cross_entropy: Any
 binary_cross_entropy: Any
 divergence: Any
+evaluate: Any
 is_distribution: Any
 softmax: Any
 terms: Any

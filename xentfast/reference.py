@@ -13,6 +13,8 @@ the class axis moved to the end.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -26,6 +28,7 @@ __all__ = [
     "cross_entropy_grad",
     "cross_entropy_value_and_grad",
     "entropy",
+    "evaluate",
     "is_distribution",
     "js_divergence",
     "kl_divergence",
@@ -468,3 +471,114 @@ def is_distribution(p: ArrayLike, *, axis: int = -1, atol: float | None = None) 
     rows = np.moveaxis(_floating(array), axis, -1)
     inside = ((rows >= 0) & (rows <= 1)).all(axis=-1)
     return (inside & (np.abs(rows.sum(axis=-1) - 1) <= atol))[()]
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+
+
+def _ranks(x: Array, labels: Array, ties: str) -> Array:
+    """Count the logits above the label's, and those equal to it that win the tie."""
+    own = np.take_along_axis(x, labels[..., np.newaxis], axis=-1)
+    index, y = np.arange(x.shape[-1]), labels[..., np.newaxis]
+    wins = {"lowest": index < y, "highest": index > y, "any": index < 0}[ties]
+    ranks: Array = ((x > own) | ((x == own) & wins)).sum(axis=-1)
+    return ranks
+
+
+def _predictions(x: Array, labels: Array, ties: str) -> Array:
+    """Return the first of the largest logits, or the last, or the label if it is one of them."""
+    if ties == "highest":
+        return np.asarray(x.shape[-1] - 1 - x[..., ::-1].argmax(axis=-1))
+    first = x.argmax(axis=-1)
+    return np.where(_ranks(x, labels, ties) == 0, labels, first) if ties == "any" else first
+
+
+@_quiet
+def evaluate(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: int = -1,
+    from_logits: bool = True,
+    top_k: Iterable[int] = (1, 5),
+    ties: str = "lowest",
+    ignore_index: int | None = None,
+    sample_weight: ArrayLike | None = None,
+    bins: int = 15,
+    per_row: Iterable[str] = (),
+) -> Any:
+    """Return what `xentfast.evaluate` reports, as attributes, and with `per_row` the arrays.
+
+    The sums are rounded here, and nothing can be added.
+    """
+    x = np.moveaxis(_floating(logits), axis, -1)
+    classes = x.shape[-1]
+    labels = np.asarray(labels)
+    counts = np.broadcast_to(labels != ignore_index, labels.shape)
+    y = np.where(counts, labels, 0).astype(np.intp)
+    t = np.arange(classes) == y[..., np.newaxis]
+
+    if from_logits:
+        d, at_max, rest, lse = _statistics(x)
+        p = np.exp(d) / (1 + rest)
+        loss = np.where(t, np.log1p(rest) - d, 0).sum(axis=-1)
+        entropies = (np.log1p(rest) - _product(p, d).sum(axis=-1, keepdims=True))[..., 0]
+        wrong = np.where(t & at_max, rest / (1 + rest), 1 - p)  # 1 - p of the label
+        lse = lse[..., 0]
+    else:
+        p = _distribution(np.where(np.isfinite(x).all(axis=-1, keepdims=True), x, np.nan), False)
+        loss = -np.log(np.where(t, p, 0).sum(axis=-1))
+        entropies, wrong, lse = entropy(p), 1 - p, np.zeros(y.shape)
+    brier = np.where(t, wrong, p) ** 2
+    confidence = p.max(axis=-1)
+    valid = ~np.isnan(p).any(axis=-1)
+    rank = np.where(valid, _ranks(x, y, ties), classes)
+
+    a = np.asarray(1 if sample_weight is None else sample_weight, x.dtype)
+    a = np.broadcast_to(a, y.shape)[counts]
+    n, total = len(a), a.sum()
+
+    def mean(values: Array) -> Value:
+        return (a * values[counts]).sum() / total
+
+    place = np.minimum(np.where(valid, confidence * bins, 0).astype(np.intp), bins - 1)
+    in_bin = (place[counts] == np.arange(bins)[:, np.newaxis]) & valid[counts]  # (bins, rows)
+    weight = (in_bin * a).sum(axis=-1)
+    by_bin = SimpleNamespace(
+        count=in_bin.sum(axis=-1),
+        weight=weight,
+        confidence=np.where(in_bin, a * confidence[counts], 0).sum(axis=-1) / weight,
+        correct=(in_bin * a * (rank[counts] == 0)).sum(axis=-1) / weight,
+    )
+    gaps = np.where(weight > 0, np.abs(by_bin.correct - by_bin.confidence), 0)
+    gaps = np.where(valid[counts].all(), gaps, np.nan)
+    spread = (a**2 * (loss[counts] - mean(loss)) ** 2).sum()
+    shares = {k: mean(valid & (rank < k)) for k in sorted({1, *top_k})}
+    found = SimpleNamespace(
+        count=n,
+        weight=total,
+        loss=mean(loss),
+        loss_error=np.sqrt(np.float64(n) / (n - 1) * spread) / total if n > 1 else np.nan,
+        perplexity=np.exp(mean(loss)),
+        bits=mean(loss) / np.log(2),
+        accuracy=shares[1],
+        top_k=shares,
+        mean_reciprocal_rank=mean(np.where(valid, 1 / (1 + rank), 0)),
+        entropy=mean(entropies),
+        brier=mean(brier.sum(axis=-1)),
+        confidence=mean(confidence),
+        reliability=by_bin,
+        calibration_error=(weight * gaps).sum() / total,
+        max_calibration_error=gaps.max(where=weight > 0, initial=0) if n else np.nan,
+        invalid=n - int(valid[counts].sum()),
+    )
+    arrays = {
+        "loss": np.where(counts, loss, 0),
+        "rank": np.where(counts, rank, -1),
+        "entropy": entropies,
+        "confidence": confidence,
+        "lse": lse,
+        "predicted": np.where(valid, _predictions(x, y, ties), -1),
+    }
+    names = tuple(per_row)
+    return (found, {name: arrays[name] for name in names}) if names else found

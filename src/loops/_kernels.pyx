@@ -10,7 +10,7 @@ or float64, is `real` here and in the row primitives.
 from libc.math cimport INFINITY
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport (
-    int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
+    INT64_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
 )
 
 ctypedef fused real:
@@ -64,6 +64,18 @@ cdef extern from "rows/rows.h" nogil:
         ptrdiff_t n
         double label_smoothing, gradient_scale
         xf_bool from_logits
+    ctypedef enum xf_ties:
+        pass
+    ctypedef struct xf_scores:
+        xf_ties ties
+        xf_bool wants_predicted
+        double loss[XF_PANEL]
+        double lse[XF_PANEL]
+        double entropy[XF_PANEL]
+        double brier[XF_PANEL]
+        double confidence[XF_PANEL]
+        int64_t rank[XF_PANEL]
+        int64_t predicted[XF_PANEL]
     ctypedef enum xf_divergence:
         pass
     ctypedef enum xf_term:
@@ -79,6 +91,7 @@ cdef extern from "rows/rows.h" nogil:
         void (*log_loss)(const xf_rows *, const xf_target *, xf_panel *) noexcept nogil
         void (*log_loss_gradient)(const xf_rows *, const xf_target *, xf_panel *,
                                   const xf_out *) noexcept nogil
+        void (*evaluate)(const xf_rows *, xf_panel *, xf_bool, xf_scores *) noexcept nogil
         double (*binary)(const xf_binary *, xf_bool *) noexcept nogil
         double (*divergence)(xf_divergence, const xf_rows *, const xf_rows *, int, ptrdiff_t,
                              xf_bool) noexcept nogil
@@ -105,6 +118,18 @@ cdef extern from "environment.h" nogil:
     ctypedef unsigned int xf_environment
     xf_environment xf_enter()
     void xf_leave(xf_environment)
+
+cdef extern from "exact.h" nogil:
+    enum: XF_EXACT_BYTES
+    ctypedef struct xf_exact:
+        int64_t infinite, negative, nan
+    void xf_exact_add(xf_exact *, double)
+    void xf_exact_add_sixteen(xf_exact *, const double *, double)
+    void xf_exact_add_products(xf_exact *, const double *, const double *)
+    void xf_exact_merge(xf_exact *, xf_exact *)
+    void xf_exact_read(xf_exact *, unsigned char *)
+    int xf_place_take(int *, int)
+    void xf_place_give(int *, int)
 
 cdef extern from "pool.h" nogil:
     ctypedef void xf_task(void *, ptrdiff_t, void *) noexcept nogil
@@ -137,3 +162,5 @@ include "softmax.pxi"
 include "binary.pxi"
 include "divergence.pxi"
 include "elementwise.pxi"
+include "exact.pxi"
+include "evaluate.pxi"

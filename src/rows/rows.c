@@ -32,6 +32,7 @@ typedef double real;
 #include "rows/sigmoid.h"
 #include "rows/divergence.h"
 #include "rows/elementwise.h"
+#include "rows/evaluate.h"
 
 static void elementwise(int which, const void *x, void *y, ptrdiff_t n)
 {
@@ -56,6 +57,7 @@ const xf_kernels JOIN(XF_ISA, XF_BITS) = {
     .softmax = softmax,
     .log_loss = log_loss,
     .log_loss_gradient = log_loss_gradient,
+    .evaluate = evaluate,
     .binary = binary,
     .divergence = divergence,
     .mass = mass,

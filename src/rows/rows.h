@@ -75,6 +75,20 @@ typedef struct {
     bool from_logits;
 } xf_binary;
 
+/* Of logits equal to the label's: which come before it in the order of the classes. */
+typedef enum { XF_LOWEST_WINS, XF_HIGHEST_WINS, XF_LABEL_WINS } xf_ties; /* as in _evaluate.py */
+
+/* What is reported of a panel's rows with index labels. A row without scores has nan, the largest
+   rank there is, and -1 for the class predicted; the rank of a row without label says nothing. */
+typedef struct {
+    /* in */
+    xf_ties ties;
+    bool wants_predicted;
+    /* out */
+    double loss[XF_PANEL], lse[XF_PANEL], entropy[XF_PANEL], brier[XF_PANEL], confidence[XF_PANEL];
+    int64_t rank[XF_PANEL], predicted[XF_PANEL];
+} xf_scores;
+
 typedef enum { XF_ENTROPY, XF_KL, XF_JS } xf_divergence; /* as in xentfast/_divergence.py */
 
 typedef enum { XF_ENTR, XF_REL_ENTR, XF_KL_DIV, XF_XLOGY } xf_term; /* as in dropin/scipy.py */
@@ -92,6 +106,8 @@ typedef struct {
     /* The same losses from probabilities. */
     void (*log_loss)(const xf_rows *x, const xf_target *t, xf_panel *p);
     void (*log_loss_gradient)(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out);
+    /* The scores of a panel's rows, from logits or from probabilities (which have no lse). */
+    void (*evaluate)(const xf_rows *x, xf_panel *p, bool from_logits, xf_scores *scores);
     /* The sum of the block's losses; *valid becomes false where a label is outside [0, 1]. */
     double (*binary)(const xf_binary *b, bool *valid);
     /* Entropy or divergence of row i; q is NULL for the entropy. */
