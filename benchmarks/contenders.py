@@ -8,9 +8,7 @@ one of the mean, in a fresh array that is released with the result.
 from __future__ import annotations
 
 import functools
-import math
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
@@ -20,7 +18,7 @@ import pytest
 
 import xentfast
 from speed_cases import Array, SpeedCase
-from xentfast import _kernels, reference
+from xentfast import _kernels, _peers, reference
 
 Call: TypeAlias = Callable[[], Any]
 Prepare: TypeAlias = Callable[[SpeedCase, str], Call]
@@ -39,14 +37,6 @@ def inputs_of(case: SpeedCase) -> tuple[tuple[Array, ...], dict[str, Any]]:
 
 def name_of(case: SpeedCase, mode: str) -> str:
     return case.function + ("_value_and_grad" if mode == "value_and_grad" else "")
-
-
-def _table(case: SpeedCase, **losses: Callable[..., Any]) -> Callable[..., Any]:
-    """Choose a peer's loss for the case."""
-    name = "dense" if case.dense else case.function
-    if name not in losses or not case.from_logits:
-        pytest.skip(f"has no {name}" + ("" if case.from_logits else " from probabilities"))
-    return losses[name]
 
 
 # --- ourselves, and what memory allows ------------------------------------------------------------
@@ -174,246 +164,28 @@ def numpy_reference(case: SpeedCase, mode: str) -> Call:
     return functools.partial(getattr(reference, name_of(case, mode)), *wide, **options)
 
 
-# --- frameworks -----------------------------------------------------------------------------------
-
-
-def _torch_tensor(torch: Any, a: Array) -> Any:
-    if a.dtype.name == "bfloat16":
-        return torch.from_numpy(a.view(np.int16)).view(torch.bfloat16).clone()
-    return torch.from_numpy(a).clone()
-
-
-def torch_with(compiled: bool) -> Prepare:
+def peer(name: str) -> Prepare:
     def prepare(case: SpeedCase, mode: str) -> Call:
-        torch: Any = pytest.importorskip("torch")
-        if compiled and not shutil.which(os.environ.get("CXX", "g++")):
-            pytest.skip("needs a compiler of C++")
-        torch.set_num_threads(threads())
-        library = torch.nn.functional
-        axis = case.axis
-
-        def cross_entropy(x: Any, y: Any) -> Any:
-            return library.cross_entropy(x.T if axis == 0 else x, y)  # wants them second
-
-        f = _table(
-            case,
-            cross_entropy=cross_entropy,
-            dense=cross_entropy,
-            binary_cross_entropy=library.binary_cross_entropy_with_logits,
-            entropy=lambda p: torch.special.entr(p).sum(axis),
-            kl_divergence=lambda p, q: library.kl_div(q.log(), p, reduction="none").sum(axis),
-            softmax=lambda x: torch.softmax(x, axis),
-            log_softmax=lambda x: torch.log_softmax(x, axis),
+        problem = _peers.Problem(
+            case.function,
+            inputs_of(case)[0],
+            gradient=mode == "value_and_grad",
+            axis=case.axis,
+            from_logits=case.from_logits,
+            threads=threads(),
         )
-        if compiled:
-            torch.compiler.reset()  # a new shape is not to make it compile for all shapes
-            f = torch.compile(f)
-        args = [_torch_tensor(torch, a) for a in inputs_of(case)[0]]
-        if mode == "value":
-            return functools.partial(f, *args)
-        x = args[0].requires_grad_()
-
-        def forward_and_backward() -> Any:
-            loss = f(*args)
-            loss.backward()
-            gradient, x.grad = x.grad, None
-            return loss, gradient
-
-        return forward_and_backward
+        try:
+            return _peers.PEERS[name](problem)
+        except _peers.NotOffered as reason:
+            pytest.skip(f"{name}: {reason}")
 
     return prepare
-
-
-def jax_jit(case: SpeedCase, mode: str) -> Call:
-    jax: Any = pytest.importorskip("jax")
-    optax: Any = pytest.importorskip("optax")
-    jax.config.update("jax_enable_x64", case.dtype == "float64")
-    special = jax.scipy.special
-    index_loss = optax.softmax_cross_entropy_with_integer_labels
-    f = _table(
-        case,
-        cross_entropy=lambda x, y: index_loss(x, y, axis=case.axis).mean(),
-        dense=lambda x, y: optax.softmax_cross_entropy(x, y).mean(),
-        binary_cross_entropy=lambda x, y: optax.sigmoid_binary_cross_entropy(x, y).mean(),
-        entropy=lambda p: special.entr(p).sum(case.axis),
-        kl_divergence=lambda p, q: special.rel_entr(p, q).sum(case.axis),
-        softmax=functools.partial(jax.nn.softmax, axis=case.axis),
-        log_softmax=functools.partial(jax.nn.log_softmax, axis=case.axis),
-    )
-    run = jax.jit(jax.value_and_grad(f) if mode == "value_and_grad" else f)
-    args = [jax.numpy.array(a) for a in inputs_of(case)[0]]
-    return lambda: jax.block_until_ready(run(*args))
-
-
-def tensorflow(case: SpeedCase, mode: str) -> Call:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    tf: Any = pytest.importorskip("tensorflow")
-    if case.axis != -1:
-        pytest.skip("wants the classes last")
-    nn, xlogy, mean = tf.nn, tf.math.xlogy, tf.reduce_mean
-    index_loss = nn.sparse_softmax_cross_entropy_with_logits
-    f = _table(
-        case,
-        cross_entropy=lambda x, y: mean(index_loss(labels=y, logits=x)),
-        dense=lambda x, y: mean(nn.softmax_cross_entropy_with_logits(labels=y, logits=x)),
-        binary_cross_entropy=lambda x, y: mean(
-            nn.sigmoid_cross_entropy_with_logits(labels=y, logits=x)
-        ),
-        entropy=lambda p: -tf.reduce_sum(xlogy(p, p), -1),
-        kl_divergence=lambda p, q: tf.reduce_sum(xlogy(p, p / q), -1),
-        softmax=nn.softmax,
-        log_softmax=nn.log_softmax,
-    )
-
-    def value_and_grad(x: Any, y: Any) -> Any:
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            loss = f(x, y)
-        return loss, tape.gradient(loss, x)
-
-    run = tf.function(value_and_grad if mode == "value_and_grad" else f)
-    return functools.partial(run, *(tf.constant(a) for a in inputs_of(case)[0]))
-
-
-# --- libraries ------------------------------------------------------------------------------------
-
-
-def _rows_of(case: SpeedCase) -> tuple[Array, ...]:
-    """Return the arguments, where they are what these libraries take."""
-    if case.axis != -1:
-        pytest.skip("wants the classes last")
-    if case.dtype not in ("float32", "float64"):
-        pytest.skip(f"does not take {case.dtype}")
-    return inputs_of(case)[0]
-
-
-def sklearn(case: SpeedCase, mode: str) -> Call:
-    """Time the losses of its linear models and trees, and log_loss for probabilities."""
-    losses: Any = pytest.importorskip("sklearn._loss")
-    args = _rows_of(case)
-    if not case.from_logits and mode == "value":
-        classes = np.arange(case.shape[-1])
-        return functools.partial(
-            pytest.importorskip("sklearn.metrics").log_loss, args[1], args[0], labels=classes
-        )
-    loss = _table(
-        case,
-        cross_entropy=functools.partial(losses.HalfMultinomialLoss, n_classes=case.shape[-1]),
-        binary_cross_entropy=losses.HalfBinomialLoss,
-    )()
-    count = case.shape[0]
-    given = {
-        "raw_prediction": args[0],
-        "y_true": args[1].astype(args[0].dtype),
-        "n_threads": threads(),
-    }
-    if mode == "value":
-        return functools.partial(loss, **given)
-    mean = np.full(count, 1 / count, args[0].dtype)  # its gradient is that of the weighted sum
-
-    def value_and_grad() -> Any:
-        values, gradient = loss.loss_gradient(**given, sample_weight=mean)
-        return values.sum(), gradient
-
-    return value_and_grad
-
-
-def scipy(case: SpeedCase, mode: str) -> Call:
-    special: Any = pytest.importorskip("scipy.special")
-    args = _rows_of(case)
-    if mode == "value_and_grad":
-        pytest.skip("has no gradients")
-    rows = np.arange(case.shape[0])
-
-    def binary(x: Array, t: Array) -> Any:
-        return -np.mean(t * special.log_expit(x) + (1 - t) * special.log_expit(-x))
-
-    f = _table(
-        case,
-        cross_entropy=lambda x, y: -special.log_softmax(x, axis=-1)[rows, y].mean(),
-        dense=lambda x, y: -(y * special.log_softmax(x, axis=-1)).sum(axis=-1).mean(),
-        binary_cross_entropy=binary,
-        entropy=lambda p: special.entr(p).sum(axis=-1),
-        kl_divergence=lambda p, q: special.rel_entr(p, q).sum(axis=-1),
-        softmax=functools.partial(special.softmax, axis=-1),
-        log_softmax=functools.partial(special.log_softmax, axis=-1),
-    )
-    return functools.partial(f, *args)
-
-
-@functools.cache
-def _numba_loops() -> dict[str, Callable[..., Any]]:
-    numba: Any = pytest.importorskip("numba")
-    numba.set_num_threads(threads())
-    prange = numba.prange
-
-    @numba.njit(parallel=True)
-    def cross_entropy(x: Array, y: Array, gradient: Array) -> float:
-        n, classes = x.shape
-        total = 0.0
-        for i in prange(n):
-            m = x[i, 0]
-            for j in range(1, classes):
-                m = max(m, x[i, j])
-            s = 0.0
-            for j in range(classes):
-                s += math.exp(x[i, j] - m)
-            total += math.log(s) + m - x[i, y[i]]
-            if gradient.size:
-                for j in range(classes):
-                    gradient[i, j] = math.exp(x[i, j] - m) / (s * n)
-                gradient[i, y[i]] -= 1 / n
-        return total / n
-
-    @numba.njit(parallel=True)
-    def binary_cross_entropy(x: Array, t: Array, gradient: Array) -> float:
-        total = 0.0
-        for i in prange(x.size):
-            e = math.exp(-abs(x[i]))
-            total += max(x[i], 0) - x[i] * t[i] + math.log1p(e)
-            if gradient.size:
-                gradient[i] = ((e if x[i] < 0 else 1) / (1 + e) - t[i]) / x.size
-        return total / x.size
-
-    @numba.njit(parallel=True)
-    def entropy(p: Array, result: Array) -> Array:
-        for i in prange(p.shape[0]):
-            s = 0.0
-            for j in range(p.shape[1]):
-                s -= p[i, j] * math.log(p[i, j])
-            result[i] = s
-        return result
-
-    return locals()
-
-
-def numba(case: SpeedCase, mode: str) -> Call:
-    """Time the obvious loops."""
-    args = _rows_of(case)
-    f = _table(case, **_numba_loops())
-    x = args[0]
-    if case.function == "entropy":
-        return lambda: f(x, np.empty(x.shape[0], x.dtype))
-    if mode == "value":
-        return lambda: f(*args, np.empty((0,) * x.ndim, x.dtype))
-
-    def value_and_grad() -> Any:
-        gradient = np.empty_like(x)
-        return f(*args, gradient), gradient
-
-    return value_and_grad
 
 
 PEERS: dict[str, Prepare] = {
     "NumPy": plain_numpy,
     "reference": numpy_reference,
-    "torch": torch_with(compiled=False),
-    "torch.compile": torch_with(compiled=True),
-    "jax": jax_jit,
-    "tensorflow": tensorflow,
-    "scikit-learn": sklearn,
-    "scipy": scipy,
-    "numba": numba,
+    **{name: peer(name) for name in _peers.PEERS},
 }
 OURS: dict[str, Prepare] = {"memory": memory, "xentfast": ours, "xentfast out=": ours_out}
 ISAS: dict[str, Prepare] = {isa: ours_on(isa) for isa in _kernels.built_isas()}

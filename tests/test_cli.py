@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+import pathlib
 import re
 import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
 import xentfast
 from xentfast import __main__ as cli
-from xentfast import _bench
+from xentfast import _bench, _peers
 
 
 def run(*arguments: str) -> str:
@@ -100,11 +104,120 @@ def test_bench_refuses_a_wrong_result(
     assert "softmax of xentfast must agree with the reference" in capsys.readouterr().err
 
 
-def test_without_a_command_it_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def two_peers(monkeypatch: pytest.MonkeyPatch, few_elements: None) -> None:
+    """The peers that the tests install, and one of them wrong where it has a softmax."""
+    monkeypatch.setattr(_bench, "PEERS", {"scipy": "scipy", "scikit-learn": "scikit-learn"})
+    scipy = _peers.PEERS["scipy"]
+
+    def wrong(problem: _peers.Problem) -> _peers.Call:
+        if problem.function == "softmax":
+            return lambda: problem.args[0]
+        if problem.function == "entropy":
+            return lambda: 1 // 0
+        return scipy(problem)
+
+    monkeypatch.setitem(_peers.PEERS, "scipy", wrong)
+
+
+@pytest.mark.usefixtures("output", "two_peers")
+def test_bench_with_peers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "--quick", "--peers"]) == 0
+    out = capsys.readouterr().out
+    headings = "function +shape +dtype +ms +GB/s +NumPy +scipy +scikit-learn"
+    assert re.search(rf"^{headings} *$", out, re.MULTILINE)
+    for name, version in _bench.installed_peers().items():
+        assert f"{name} {version}" in out
+    row = r"^(\S.*?) +[0-9x]+ +(?:float\d\d)(?: +[0-9]+\.?[0-9]*){3} +(\S+) +(\S+) *$"
+    rows = re.findall(row, out, re.MULTILINE)
+    assert [label for label, _, _ in rows] == [case.label for case in _bench.CASES]
+    missing = {label: (scipy == "-", sklearn == "-") for label, scipy, sklearn in rows}
+    assert missing == {
+        "cross_entropy": (False, False),
+        "cross_entropy + grad": (True, False),
+        "binary_cross_entropy": (False, False),
+        "entropy": (True, True),
+        "softmax": (True, True),
+    }
+
+
+@pytest.mark.usefixtures("two_peers")
+def test_bench_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "--quick", "--peers", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["config"] == json.loads(json.dumps(xentfast.show_config()))
+    assert report["versions"] == {"numpy": np.__version__, **_bench.installed_peers()}
+    assert report["repeats"] == 1
+    assert [case["function"] for case in report["cases"]] == [c.function for c in _bench.CASES]
+    first, softmax, entropy = report["cases"][0], report["cases"][-1], report["cases"][-2]
+    assert set(first["seconds"]) == {"xentfast", "NumPy", "reference", "scipy", "scikit-learn"}
+    assert all(seconds > 0 for seconds in first["seconds"].values())
+    assert first["left_out"] == {}
+    assert softmax["left_out"]["scikit-learn"] == "has no softmax"
+    assert softmax["left_out"]["scipy"].startswith("differs from the reference by ")
+    assert entropy["left_out"]["scipy"].startswith("failed: ")
+
+
+@pytest.mark.usefixtures("two_peers")
+def test_bench_draws_a_picture(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "speed.png"
+    assert cli.main(["bench", "--quick", "--peers", "--plot", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert "GB/s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("speed.xyz", r"must end in .png, .svg, .pdf or the like, got .*speed.xyz"),
+        ("no/speed.png", r"must be in a folder that exists, got .*no/speed.png"),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_refused_at_once(
+    name: str, message: str, tmp_path: pathlib.Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
+        cli.picture_path(str(tmp_path / name))
+
+
+def test_without_matplotlib_a_picture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.backend_bases", None)
+    with pytest.raises(
+        argparse.ArgumentTypeError, match="needs matplotlib, which is not installed"
+    ):
+        cli.picture_path("speed.png")
+
+
+def test_a_peer_that_is_not_installed_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.special", None)
+    problem = _peers.Problem("softmax", (np.ones((2, 3)),))
+    with pytest.raises(_peers.NotOffered, match=r"no scipy\.special"):
+        _peers.PEERS["scipy"](problem)
+    monkeypatch.setattr(_bench, "PEERS", {"scipy": "no-such-package-here"})
+    assert _bench.installed_peers() == {}
+
+
+def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(xentfast.show_config()))
+
+
+def test_alone_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 0
     out = capsys.readouterr().out
-    assert "info" in out
-    assert "bench" in out
+    for what in ("info", "bench", "--peers", "xentfast.dropin", "cross_entropy", "XENTFAST_ISA"):
+        assert what in out
+
+
+def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["bench", "--help"])
+    out = capsys.readouterr().out
+    assert "examples:" in out
+    for option in ("--quick", "--threads", "--peers", "--plot", "--json"):
+        assert option in out
 
 
 @pytest.mark.parametrize(

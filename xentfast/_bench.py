@@ -2,20 +2,24 @@
 
 Two baselines, because either alone would mislead. `BASELINES` is what a person writes in NumPy for
 just the case at hand, in the dtype of the input. `xentfast.reference` takes every option and works
-in float64, so it is slower than anyone's own code; it is what the results are held against.
+in float64, so it is slower than anyone's own code; it is what the results are held against. On
+demand the peers of `_peers` run in the same rounds.
 """
 
+import importlib.metadata
 import statistics
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 import xentfast
-from xentfast import reference
+from xentfast import _peers, reference
 
 Array = npt.NDArray[Any]
 
@@ -44,15 +48,31 @@ class Size:
 
 @dataclass(frozen=True)
 class Timing:
-    """Median seconds of a call to xentfast and to each baseline, and the bytes xentfast reads."""
+    """Median seconds of a call to each contender, and the bytes that xentfast reads.
+
+    A peer that has no seconds has the reason in `left_out`.
+    """
 
     case: Case
     shape: tuple[int, ...]
     bytes_read: int
-    seconds: float
-    numpy_seconds: float
-    reference_seconds: float
+    seconds: dict[str, float]
+    left_out: dict[str, str]
 
+    def ratio(self, name: str) -> float:
+        """Return how many times as long as xentfast a contender takes."""
+        return self.seconds[name] / self.seconds[OURS]
+
+
+OURS, NUMPY, REFERENCE = "xentfast", "NumPy", "reference"
+# Peers that are timed on demand, each with its package.
+PEERS = {
+    "torch": "torch",
+    "jax": "jax",
+    "scipy": "scipy",
+    "scikit-learn": "scikit-learn",
+    "numba": "numba",
+}
 
 # Few classes go through the panels of rows, many through whole rows; 32,768 is a small vocabulary.
 CASES = (
@@ -73,6 +93,10 @@ QUICK = Size(elements=2**19, repeats=3)
 
 # Largest difference from the reference, relative to the largest entry, that is still agreement.
 AGREEMENT = {"float32": 1e-5, "float64": 1e-12}
+PEERS_AGREEMENT = {"float32": 1e-4, "float64": 1e-10}  # some sum up in the dtype
+
+# Long enough for the idle threads of the one before to leave the CPUs.
+PAUSE = 0.01
 
 
 class DisagreementError(Exception):
@@ -149,21 +173,35 @@ def largest_difference(result: Any, expected: Any) -> float:
     """Return the largest difference between two results, relative to the largest entry expected."""
     if isinstance(expected, tuple):
         return max(map(largest_difference, result, expected))
+    result = np.asarray(result.detach() if hasattr(result, "detach") else result)
+    if result.shape != np.shape(expected):
+        return float("inf")
     scale = float(np.max(np.abs(expected)))
     return float(np.max(np.abs(result - expected))) / scale
 
 
-def seconds_of(function: Callable[..., object], arguments: tuple[Array, ...]) -> float:
+def seconds_of(call: Callable[[], object]) -> float:
     """Return how long one call takes, with the release of its result left out."""
     start = time.perf_counter()
-    result = function(*arguments)
+    result = call()
     stop = time.perf_counter()
     del result
     return stop - start
 
 
-def run_case(case: Case, size: Size) -> Timing:
-    """Time one case, a call of each function in turn, and return the medians.
+def installed_peers() -> dict[str, str]:
+    """Return the peers that are installed, with their versions."""
+    versions = {}
+    for name, package in PEERS.items():
+        try:
+            versions[name] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def run_case(case: Case, size: Size, peers: Sequence[str] = ()) -> Timing:
+    """Time one case, a call of each contender in turn, and return the medians.
 
     Raises
     ------
@@ -172,30 +210,65 @@ def run_case(case: Case, size: Size) -> Timing:
     """
     inputs = make_inputs(case, size.elements)
     wide_inputs = tuple(map(widen, inputs))
-    calls: list[tuple[Callable[..., Any], tuple[Array, ...]]] = [
-        (getattr(xentfast, case.function), inputs),
-        (BASELINES[case.function], inputs),
-        (getattr(reference, case.function), wide_inputs),
-    ]
-
+    calls: dict[str, Callable[[], Any]] = {
+        OURS: partial(getattr(xentfast, case.function), *inputs),
+        NUMPY: partial(BASELINES[case.function], *inputs),
+        REFERENCE: partial(getattr(reference, case.function), *wide_inputs),
+    }
     # The first call of each warms it up, too.
-    result, baseline, expected = (function(*arguments) for function, arguments in calls)
-    for name, value in (("xentfast", result), ("the NumPy baseline", baseline)):
-        difference = largest_difference(value, expected)
+    expected = calls[REFERENCE]()
+    for name, who in ((OURS, OURS), (NUMPY, "the NumPy baseline")):
+        difference = largest_difference(calls[name](), expected)
         if not difference <= AGREEMENT[case.dtype]:
             raise DisagreementError(
-                f"{case.function} of {name} must agree with the reference to "
+                f"{case.function} of {who} must agree with the reference to "
                 f"{AGREEMENT[case.dtype]:g} in {case.dtype}, got a difference of {difference:.2g}"
             )
-    del result, baseline, expected, value
+    left_out = {}
+    for name in peers:
+        try:
+            calls[name] = prepare_peer(name, case, inputs, expected)
+        except _peers.NotOffered as reason:
+            left_out[name] = str(reason)
+    del expected
 
-    times = [[seconds_of(*call) for call in calls] for _ in range(size.repeats)]
-    medians = map(statistics.median, zip(*times, strict=True))
-    return Timing(case, inputs[0].shape, sum(array.nbytes for array in inputs), *medians)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(size.repeats):
+        for name, call in calls.items():
+            if peers:
+                time.sleep(PAUSE)
+                call()  # wakes its threads, and fills the caches again
+            times[name].append(seconds_of(call))
+    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+    return Timing(case, inputs[0].shape, sum(a.nbytes for a in inputs), medians, left_out)
 
 
-def run(size: Size, begin: Callable[[Case], None]) -> Iterator[Timing]:
+def prepare_peer(
+    name: str, case: Case, inputs: tuple[Array, ...], expected: Any
+) -> Callable[[], Any]:
+    """Return a peer's call, which has been made once and agrees with the reference."""
+    function = case.function.removesuffix("_value_and_grad")
+    if function == "binary_cross_entropy":  # frameworks want its labels in the dtype of the logits
+        inputs = (inputs[0], inputs[1].astype(inputs[0].dtype))
+    problem = _peers.Problem(
+        function, inputs, function != case.function, threads=xentfast.get_num_threads()
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peers warn of their own affairs
+        try:
+            call = _peers.PEERS[name](problem)
+            difference = largest_difference(call(), expected)
+        except _peers.NotOffered:
+            raise
+        except Exception as error:
+            raise _peers.NotOffered(f"failed: {error}") from error
+    if not difference <= PEERS_AGREEMENT[case.dtype]:
+        raise _peers.NotOffered(f"differs from the reference by {difference:.2g}")
+    return call
+
+
+def run(size: Size, begin: Callable[[Case], None], peers: Sequence[str] = ()) -> Iterator[Timing]:
     """Run every case, each announced by a call of `begin`."""
     for case in CASES:
         begin(case)
-        yield run_case(case, size)
+        yield run_case(case, size, peers)
