@@ -7,6 +7,7 @@ divergence: Any
 evaluate: Any
 is_distribution: Any
 softmax: Any
+half_loss: Any
 terms: Any
 elementwise: Any
 

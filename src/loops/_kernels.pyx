@@ -24,7 +24,7 @@ ctypedef fused storage:
     uint16_t
 
 cdef extern from "rows/rows.h" nogil:
-    enum: XF_PANEL, XF_BLOCK_BYTES
+    enum: XF_PANEL, XF_BLOCK_BYTES, XF_HALF_SCRATCH
     ctypedef bint xf_bool "bool"
     ctypedef enum xf_type:
         XF_F32
@@ -61,6 +61,7 @@ cdef extern from "rows/rows.h" nogil:
         const void *weight
         void *loss
         void *gradient
+        void *hessian
         ptrdiff_t n
         double label_smoothing, gradient_scale
         xf_bool from_logits
@@ -76,6 +77,17 @@ cdef extern from "rows/rows.h" nogil:
         double confidence[XF_PANEL]
         int64_t rank[XF_PANEL]
         int64_t predicted[XF_PANEL]
+    ctypedef struct xf_half:
+        const xf_rows *x
+        int rows
+        ptrdiff_t classes
+        double label[XF_PANEL]
+        double weight[XF_PANEL]
+        double loss[XF_PANEL]
+        const xf_out *gradient
+        const xf_out *second
+        xf_bool hessian
+        void *scratch
     ctypedef enum xf_divergence:
         pass
     ctypedef enum xf_term:
@@ -92,6 +104,7 @@ cdef extern from "rows/rows.h" nogil:
         void (*log_loss_gradient)(const xf_rows *, const xf_target *, xf_panel *,
                                   const xf_out *) noexcept nogil
         void (*evaluate)(const xf_rows *, xf_panel *, xf_bool, xf_scores *) noexcept nogil
+        void (*half)(xf_half *) noexcept nogil
         double (*binary)(const xf_binary *, xf_bool *) noexcept nogil
         double (*divergence)(xf_divergence, const xf_rows *, const xf_rows *, int, ptrdiff_t,
                              xf_bool) noexcept nogil
@@ -164,3 +177,4 @@ include "divergence.pxi"
 include "elementwise.pxi"
 include "exact.pxi"
 include "evaluate.pxi"
+include "hessian.pxi"

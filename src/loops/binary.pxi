@@ -107,6 +107,7 @@ cdef void binary_chunk(void *context, ptrdiff_t chunk, void *scratch) noexcept n
     b.label_smoothing = job.label_smoothing
     b.gradient_scale = job.gradient_scale
     b.from_logits = job.from_logits
+    b.hessian = NULL
     while first < end:
         n = job.kernels.block if end - first > job.kernels.block else end - first
         b.n = n

@@ -323,12 +323,15 @@ cdef inline bint streams(ptrdiff_t rows, ptrdiff_t classes, const Strided *x,
     return out.data != x.data and rows * classes * size_of(x.kind) >= STREAM_BYTES
 
 
-cdef inline int threads_for(ptrdiff_t rows, ptrdiff_t elements) noexcept nogil:
+cdef inline int threads_up_to(int most, ptrdiff_t rows, ptrdiff_t elements) noexcept nogil:
     cdef double n = <double> rows * <double> elements / THREAD_ELEMENTS
-    cdef int most = xf_threads()
-    if n < SERIAL_ELEMENTS // THREAD_ELEMENTS:
+    if n < SERIAL_ELEMENTS // THREAD_ELEMENTS or most < 1:
         return 1
     return <int> n if n < most else most
+
+
+cdef inline int threads_for(ptrdiff_t rows, ptrdiff_t elements) noexcept nogil:
+    return threads_up_to(xf_threads(), rows, elements)
 
 
 cdef int run(xf_task *task, void *job, ptrdiff_t chunks, int threads,

@@ -33,6 +33,7 @@ typedef double real;
 #include "rows/divergence.h"
 #include "rows/elementwise.h"
 #include "rows/evaluate.h"
+#include "rows/hessian.h"
 
 static void elementwise(int which, const void *x, void *y, ptrdiff_t n)
 {
@@ -61,6 +62,7 @@ const xf_kernels JOIN(XF_ISA, XF_BITS) = {
     .binary = binary,
     .divergence = divergence,
     .mass = mass,
+    .half = half,
     .terms = terms,
     .widen = widen,
     .narrow = narrow,

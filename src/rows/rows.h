@@ -65,11 +65,11 @@ typedef struct {
     unsigned char block[2][XF_BLOCK_BYTES]; /* a block of one row */
 } xf_panel;
 
-/* One block of elements of binary cross-entropy; pos_weight, weight, loss and gradient may be NULL.
- */
+/* One block of elements of binary cross-entropy; pos_weight, weight, loss, gradient and hessian, of
+   logits the weighted p (1 - p), may be NULL. */
 typedef struct {
     const void *x, *label, *pos_weight, *weight;
-    void *loss, *gradient;
+    void *loss, *gradient, *hessian;
     ptrdiff_t n;
     double label_smoothing, gradient_scale;
     bool from_logits;
@@ -93,6 +93,21 @@ typedef enum { XF_ENTROPY, XF_KL, XF_JS } xf_divergence; /* as in xentfast/_dive
 
 typedef enum { XF_ENTR, XF_REL_ENTR, XF_KL_DIV, XF_XLOGY } xf_term; /* as in dropin/scipy.py */
 
+#define XF_HALF_SCRATCH (4 * 8192 + 64)
+
+/* A panel of rows and what scikit-learn wants of it. The first two arrays are filled beyond `rows`
+   too. */
+typedef struct {
+    const xf_rows *x;
+    int rows;
+    ptrdiff_t classes;
+    double label[XF_PANEL], weight[XF_PANEL];
+    double loss[XF_PANEL];
+    const xf_out *gradient, *second; /* float or double, or NULL */
+    bool hessian;                    /* second is its diagonal, else the probabilities */
+    void *scratch;                   /* XF_HALF_SCRATCH bytes, aligned to 64 */
+} xf_half;
+
 typedef struct {
     /* Elements in a block; bytes of one are XF_BLOCK_BYTES / block. */
     ptrdiff_t block;
@@ -108,6 +123,8 @@ typedef struct {
     void (*log_loss_gradient)(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out);
     /* The scores of a panel's rows, from logits or from probabilities (which have no lse). */
     void (*evaluate)(const xf_rows *x, xf_panel *p, bool from_logits, xf_scores *scores);
+    /* Loss, gradient and second of index labels. */
+    void (*half)(xf_half *h);
     /* The sum of the block's losses; *valid becomes false where a label is outside [0, 1]. */
     double (*binary)(const xf_binary *b, bool *valid);
     /* Entropy or divergence of row i; q is NULL for the entropy. */

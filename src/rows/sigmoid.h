@@ -45,13 +45,20 @@ INLINE vec binary_gradient(bool from_logits, vec x, vec a, vec b)
     return v_sub(v_mul(b, up), v_mul(a, down));
 }
 
-/* plain: no weights, no smoothing and no losses to write. */
+/* p (1 - p) */
+INLINE vec binary_hessian(vec x)
+{
+    vec u = v_exp(v_neg(v_max(v_neg(x), x))), large = v_div(v_set1(1), v_add(v_set1(1), u));
+    return v_mul(v_mul(u, large), large);
+}
+
+/* plain: no weights, no smoothing, and neither losses nor a Hessian to write. */
 INLINE vec binary_step(const xf_binary *b, bool from_logits, bool plain, real *gradient,
                        ptrdiff_t j, ptrdiff_t n, mask *good)
 {
     const vec one = v_set1(1);
     const real *q = plain ? NULL : b->pos_weight, *w = plain ? NULL : b->weight;
-    real *loss = plain ? NULL : b->loss;
+    real *loss = plain ? NULL : b->loss, *hessian = plain ? NULL : b->hessian;
     vec x = load_to((const real *)b->x + j, n, v_zero());
     vec t = load_to((const real *)b->label + j, n, v_zero());
     *good = v_and(*good, v_and(v_le(v_zero(), t), v_le(t, one)));
@@ -72,6 +79,8 @@ INLINE vec binary_step(const xf_binary *b, bool from_logits, bool plain, real *g
         vec by = v_mul(weight, v_set1((real)b->gradient_scale));
         store_to(gradient + j, v_mul(g, by), n);
     }
+    if (hessian)
+        store_to(hessian + j, v_mul(binary_hessian(x), weight), n);
     if (loss)
         store_to(loss + j, value, n);
     return value;
@@ -102,7 +111,8 @@ INLINE double binary_block(const xf_binary *b, bool from_logits, bool plain, rea
 
 static double binary(const xf_binary *b, bool *valid)
 {
-    const bool plain = !b->pos_weight && !b->weight && !b->loss && b->label_smoothing == 0;
+    const bool plain =
+        !b->pos_weight && !b->weight && !b->loss && !b->hessian && b->label_smoothing == 0;
     if (!b->from_logits)
         return binary_block(b, false, false, b->gradient, valid);
     if (!plain)

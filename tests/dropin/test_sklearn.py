@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pickle
 import subprocess
 import sys
 import warnings
@@ -21,6 +23,7 @@ pytest.importorskip("sklearn", minversion="1.9")
 metrics = pytest.importorskip("sklearn.metrics")
 losses = pytest.importorskip("sklearn._loss")
 sparse = pytest.importorskip("scipy.sparse")
+threadpoolctl = pytest.importorskip("threadpoolctl")
 
 RTOL = {"float64": 1e-11, "float32": 2e-5, "float16": 3e-3}
 P = np.array([[0.2, 0.8], [0.6, 0.4], [0.3, 0.7]])
@@ -378,19 +381,245 @@ def test_refused_on_purpose() -> None:
         ours.HalfBinomialLoss().loss(np.array([1.0, 2.0]), np.zeros(2))
 
 
+def test_refused_outputs() -> None:
+    y, x = inputs("HalfMultinomialLoss", "float64", 5, 3)
+    our = ours.HalfMultinomialLoss()
+    for options, message in [
+        (
+            {"gradient_out": np.empty((5, 4))},
+            r"gradient_out must have shape \(5, 3\), got \(5, 4\)",
+        ),
+        ({"hessian_out": np.empty((4, 3))}, r"must have shape \(5, 3\), got \(4, 3\)"),
+        (
+            {"gradient_out": np.empty((5, 3)), "hessian_out": np.empty((5, 3), np.float32)},
+            "expected 'double' but got 'float'",
+        ),
+        (
+            {"gradient_out": np.empty((5, 3), int)},
+            "outputs must be writeable arrays of float32 or float64, got int64",
+        ),
+        ({"gradient_out": np.broadcast_to(0.0, (5, 3))}, "got float64, read-only and float64"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            our.gradient_hessian(y, x, **options)
+    with pytest.raises(ValueError, match=r"np\.float64\. Got dtype=int32 instead"):
+        our.init_gradient_and_hessian(3, "int32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("classes", [2, 3, 16, 127, 128, 129, 300])
+def test_half_losses_have_their_digits(dtype: str, classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    rows = 150
+    x = (rng.normal(size=(rows, classes)) * np.linspace(0, 20, rows)[:, np.newaxis]).astype(dtype)
+    x[: rows // 2, 0] += np.linspace(0, 60, rows // 2).astype(dtype)
+    x[::5] = np.round(x[::5])  # ties
+    y = rng.integers(classes, size=rows).astype(dtype)
+    w = rng.random(rows).astype(dtype)
+    with np.errstate(under="ignore"):
+        d = x.astype(np.longdouble) - x.max(axis=1, keepdims=True)
+        e = np.exp(d)
+        first = d.argmax(axis=1)
+        e[np.arange(rows), first] = 0
+        others = e.sum(axis=1)
+        e[np.arange(rows), first] = 1
+        total = (1 + others)[:, np.newaxis]
+        p, q = e / total, (total - e) / total
+        q[np.arange(rows), first] = others / total[:, 0]
+    label = np.arange(rows), y.astype(int)
+    gradient = p.copy()
+    gradient[label] = -q[label]
+    losses = np.log1p(others) - d[label]
+    bound = {"float32": 1e-5, "float64": 1e-13}[dtype]  # of the exponential of a rounded difference
+    tiny = float(np.finfo(dtype).tiny)
+    our = ours.HalfMultinomialLoss(n_classes=classes)
+    column = w[:, np.newaxis]
+    checks = [
+        (our.loss_gradient(y, x), (losses, gradient)),
+        (our.loss_gradient(y, x, w), (losses * w, gradient * column)),
+        (our.gradient_hessian(y, x, w), (gradient * column, p * q * column)),
+        (our.gradient_proba(y, x, w), (gradient * column, p)),
+    ]
+    for found, expected in checks:
+        for f, e in zip(found, expected, strict=True):
+            np.testing.assert_allclose(f, e.astype(float), rtol=bound, atol=tiny)
+
+
 def test_confident_rows_keep_their_digits() -> None:
     y, x = np.zeros(1), np.array([[40.0, 0, 0]])
     loss, gradient = ours.HalfMultinomialLoss().loss_gradient(y, x)
     small = 2 * np.exp(-40)
     assert loss[0] == pytest.approx(small, rel=1e-12)
     assert gradient[0, 0] == pytest.approx(-small, rel=1e-12)
-    _, hessian = ours.HalfMultinomialLoss().gradient_hessian(y, x)
-    assert hessian[0, 0] == pytest.approx(small, rel=1e-12)
-    _, hessian = ours.HalfMultinomialLoss().gradient_hessian(y, -x)  # the label is unlikely
-    assert hessian[0, 0] == pytest.approx(np.exp(-40) / 2, rel=1e-12)
+    for label in range(3):  # whoever is the label
+        _, hessian = ours.HalfMultinomialLoss().gradient_hessian(y + label, x)
+        assert hessian[0] == pytest.approx([small, small / 2, small / 2], rel=1e-12)
+    _, hessian = ours.HalfMultinomialLoss().gradient_hessian(
+        np.ones(1, np.float32), np.float32([[20, 0, 0]])
+    )
+    assert hessian[0, 0] == pytest.approx(2 * np.exp(-20), rel=1e-6)
+    _, proba = ours.HalfMultinomialLoss().gradient_proba(
+        np.ones(1, np.float32), np.float32([[43, 0, 0]])
+    )
+    assert proba[0, 1] == pytest.approx(np.exp(-43), rel=1e-5)
     for raw in (-40.0, 40.0):
         _, hessian = ours.HalfBinomialLoss().gradient_hessian(np.ones(1), np.array([raw]))
         assert hessian[0] == pytest.approx(np.exp(-40), rel=1e-12)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 15, 16, 17, 40])
+@pytest.mark.parametrize("classes", [3, 130])
+def test_half_losses_of_any_layout(rows: int, classes: int) -> None:
+    y, x = inputs("HalfMultinomialLoss", "float64", rows, classes)
+    w = np.linspace(1, 2, rows)
+    our = ours.HalfMultinomialLoss(n_classes=classes)
+    expected = our.gradient_hessian(y, x, w)
+    strided = np.zeros((2 * rows, 3 * classes))[::2, ::-3]
+    strided[...] = x
+    twice = np.repeat(y, 2)[::2], strided, np.repeat(w, 2)[::2]
+    for layout in (lambda a: a, np.asfortranarray, lambda a: np.repeat(a, 2, axis=1)[:, ::2]):
+        outs = {name: layout(np.full(x.shape, 7.0)) for name in ("gradient_out", "hessian_out")}
+        found = our.gradient_hessian(*twice, **outs)
+        for f, e in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(f, e)
+    outs = {name: np.empty((rows, classes), np.float32) for name in ("gradient_out", "hessian_out")}
+    for f, e in zip(our.gradient_hessian(*twice, **outs), expected, strict=True):
+        np.testing.assert_array_equal(f, e.astype(np.float32))
+    in_place = x.copy()
+    np.testing.assert_array_equal(our.gradient(y, in_place, w, in_place), expected[0])
+
+
+# --- in the estimators' places --------------------------------------------------------------------
+
+
+def test_all_that_estimators_ask_for_is_there() -> None:
+    for our, their in (both("HalfMultinomialLoss", 3), both("HalfBinomialLoss", 2)):
+        missing = {name for name in dir(their) if name[0] != "_"} - set(dir(our))
+        assert not missing
+        for name in (
+            "n_classes",
+            "is_multiclass",
+            "differentiable",
+            "approx_hessian",
+            "xp",
+            "device",
+        ):
+            assert getattr(our, name) == getattr(their, name)
+        for name in ("interval_y_true", "interval_y_pred"):
+            a, b = getattr(our, name), getattr(their, name)
+            assert vars(a) == vars(b)
+        assert our.closs.loss is not None
+
+
+def test_what_estimators_ask_for() -> None:
+    rng = np.random.default_rng(0)
+    for name in ("HalfMultinomialLoss", "HalfBinomialLoss"):
+        our, their = both(name, 4)
+        y, x = inputs(name, "float64", 30, 4)
+        w = rng.random(30)
+        for weight in (None, w):
+            for f in ("fit_intercept_only", "constant_to_optimal_zero"):
+                found, expected = (getattr(loss, f)(y, weight) for loss in (our, their))
+                np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
+        found, expected = (loss.predict_proba(x) for loss in (our, their))
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
+        p = rng.dirichlet(np.ones(4), 5) if name == "HalfMultinomialLoss" else rng.random(5)
+        found, expected = (loss.link.link(p) for loss in (our, their))
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
+        for order, dtype in (("C", np.float32), ("F", np.float64)):
+            arrays = zip(
+                *(loss.init_gradient_and_hessian(6, dtype, order) for loss in (our, their)),
+                strict=True,
+            )
+            for found, expected in arrays:
+                assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+                assert found.flags.f_contiguous == expected.flags.f_contiguous
+        for values in (y, y + 0.5, -y - 1, y + np.inf, p):
+            with np.errstate(invalid="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)
+                for f in ("in_y_true_range", "in_y_pred_range"):
+                    assert getattr(our, f)(values) == getattr(their, f)(values)
+    assert (
+        ours.HalfMultinomialLoss().link.symmetrize_raw_prediction(np.eye(2)).sum(axis=1) == 0
+    ).all()
+
+
+def data(classes: int) -> tuple[Any, Any, Any]:
+    rng = np.random.default_rng(classes)
+    x = rng.normal(size=(300, 6))
+    y = (x @ rng.normal(size=(6, classes)) + rng.gumbel(size=(300, classes))).argmax(axis=1)
+    return x, y, rng.random(300) + 0.1
+
+
+def fitted(
+    monkeypatch: pytest.MonkeyPatch, module: str, make: Any, *args: Any, **options: Any
+) -> tuple[Any, Any]:
+    """Fit an estimator with its library's losses, and with ours in their place."""
+    with threadpoolctl.threadpool_limits(
+        1
+    ):  # threads of theirs that wait for each other take seconds
+        theirs = make().fit(*args, **options)
+        imported = importlib.import_module(module)
+        for name in ("HalfMultinomialLoss", "HalfBinomialLoss"):
+            assert hasattr(imported, name)
+            monkeypatch.setattr(imported, name, getattr(ours, name))
+        return make().fit(*args, **options), theirs
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("solver", ["lbfgs", "newton-cg", "newton-cholesky"])
+def test_logistic_regression(
+    monkeypatch: pytest.MonkeyPatch, solver: str, weighted: bool, classes: int
+) -> None:
+    linear = pytest.importorskip("sklearn.linear_model")
+    x, y, w = data(classes)
+    found, expected = fitted(
+        monkeypatch,
+        "sklearn.linear_model._logistic",
+        lambda: linear.LogisticRegression(solver=solver, tol=1e-10, max_iter=1000),
+        x, y, sample_weight=w if weighted else None,
+    )  # fmt: skip
+    np.testing.assert_allclose(found.coef_, expected.coef_, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(found.intercept_, expected.intercept_, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradient_boosting(monkeypatch: pytest.MonkeyPatch, weighted: bool, classes: int) -> None:
+    ensemble = pytest.importorskip("sklearn.ensemble")
+    x, y, w = data(classes)
+    for name, module in [
+        ("HistGradientBoostingClassifier", "_hist_gradient_boosting.gradient_boosting"),
+        ("GradientBoostingClassifier", "_gb"),
+    ]:
+        size = {"max_iter": 5} if name.startswith("Hist") else {"n_estimators": 5}
+        found, expected = fitted(
+            monkeypatch,
+            f"sklearn.ensemble.{module}",
+            lambda: getattr(ensemble, name)(random_state=0, **size),  # noqa: B023
+            x, y, sample_weight=w if weighted else None,
+        )  # fmt: skip
+        with threadpoolctl.threadpool_limits(1):
+            p = found.predict_proba(x)
+            np.testing.assert_allclose(p, expected.predict_proba(x), rtol=1e-6)
+            again = pickle.loads(pickle.dumps(found))
+            np.testing.assert_array_equal(again.predict_proba(x), p)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("method", ["temperature", "sigmoid"])
+def test_calibration(monkeypatch: pytest.MonkeyPatch, method: str, classes: int) -> None:
+    calibration = pytest.importorskip("sklearn.calibration")
+    linear = pytest.importorskip("sklearn.linear_model")
+    x, y, w = data(classes)
+    found, expected = fitted(
+        monkeypatch,
+        "sklearn.calibration",
+        lambda: calibration.CalibratedClassifierCV(linear.LogisticRegression(C=100), method=method),
+        x, y, sample_weight=w,
+    )  # fmt: skip
+    np.testing.assert_allclose(found.predict_proba(x), expected.predict_proba(x), rtol=1e-6)
 
 
 def test_importing_imports_no_sklearn() -> None:

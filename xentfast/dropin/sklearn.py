@@ -1,15 +1,17 @@
 """`sklearn.metrics.log_loss`, and `HalfMultinomialLoss` and `HalfBinomialLoss` of `sklearn._loss`.
 
-Better than there, on purpose: a confident row keeps its digits, in the loss and in the gradient;
-float16 is worked out in float32; the half losses take strided arrays where scikit-learn wants
-contiguous ones, and refuse, with a ValueError, lengths that do not fit together, class indices
-out of range and binary labels outside [0, 1]. In `log_loss` masked entries are refused, which
-scikit-learn does not see, and a mix of strings and numbers as labels is not. `n_threads` counts
-for that call alone.
+Put in the place of scikit-learn's, the half losses serve `LogisticRegression`, gradient boosting of
+histograms and temperature calibration. Better than there, on purpose: a confident row keeps its
+digits, in the loss, the gradient and the Hessian; float16 is worked out in float32; the half losses
+take strided arrays where scikit-learn wants contiguous ones, and refuse, with a ValueError, lengths
+that do not fit together, class indices out of range and binary labels outside [0, 1]. In `log_loss`
+masked entries are refused, which scikit-learn does not see, and a mix of strings and numbers as
+labels is not. `n_threads` counts for that call alone.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from typing import Any
@@ -18,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 import xentfast
+from xentfast import _kernels
+from xentfast.dropin.scipy import xlogy
 
 Array = npt.NDArray[Any]
-
-_BLOCK = 2**18  # entries of a gradient, from which a Hessian is made while they are in the cache
 
 
 class InvalidParameterError(ValueError, TypeError):
@@ -235,8 +237,73 @@ def _unique(y: Array) -> Array:
 # --- the half losses ------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass
+class _Interval:
+    """What labels and predictions lie in."""
+
+    low: float
+    high: float
+    low_inclusive: bool
+    high_inclusive: bool
+
+    def includes(self, x: Array) -> bool:
+        """Return whether all of x lies in it."""
+        low = x >= self.low if self.low_inclusive else x > self.low
+        high = x <= self.high if self.high_inclusive else x < self.high
+        return bool(np.all(low) and np.all(high))
+
+
+class _LogitLink:
+    is_multiclass = False
+    interval_y_pred = _Interval(0, 1, False, False)
+
+    def link(self, y_pred: Array) -> Array:
+        """Return log(p / (1 - p))."""
+        return np.asarray(np.log(y_pred) - np.log1p(-y_pred))[()]
+
+    def inverse(self, raw_prediction: Array) -> Array:
+        """Return 1 / (1 + exp(-raw))."""
+        with np.errstate(over="ignore"):
+            return np.asarray(1 / (1 + np.exp(-raw_prediction)))[()]
+
+
+class _MultinomialLogit:
+    """Raw predictions whose sum over the classes is 0."""
+
+    is_multiclass = True
+    interval_y_pred = _Interval(0, 1, False, False)
+
+    def symmetrize_raw_prediction(self, raw_prediction: Array) -> Array:
+        return np.asarray(raw_prediction - np.mean(raw_prediction, axis=1)[:, np.newaxis])
+
+    def link(self, y_pred: Array) -> Array:
+        """Return log p, less its mean over the classes."""
+        return self.symmetrize_raw_prediction(np.log(y_pred))
+
+    def inverse(self, raw_prediction: Array) -> Array:
+        """Return the softmax of each row."""
+        return np.asarray(xentfast.softmax(raw_prediction))
+
+
 class _HalfLoss:
-    """What both losses share: the outputs, the rows cut into blocks, weights and threads."""
+    """What both losses share: their outputs, and what estimators ask a loss for."""
+
+    differentiable = True
+    approx_hessian = False
+    constant_hessian = False
+    is_multiclass: bool
+    link: Any
+    interval_y_true: _Interval
+    n_classes: int
+
+    def __init__(self, xp: Any, device: Any) -> None:
+        self.xp, self.device = xp, device
+        self.interval_y_pred = self.link.interval_y_pred
+
+    @property
+    def closs(self) -> Any:
+        """What works out the losses."""
+        return self
 
     def loss(
         self,
@@ -249,7 +316,7 @@ class _HalfLoss:
         """Return the loss of each row."""
         if loss_out is None:
             loss_out = np.empty_like(y_true)
-        self._run(y_true, raw_prediction, sample_weight, n_threads, loss=loss_out)
+        self._run(y_true, raw_prediction, sample_weight, n_threads, loss_out, None, None)
         return loss_out
 
     def gradient(
@@ -261,8 +328,10 @@ class _HalfLoss:
         n_threads: int = 1,
     ) -> Array:
         """Return the gradient of the sum of the losses."""
-        (gradient,) = _outputs(raw_prediction, gradient_out)
-        self._run(y_true, raw_prediction, sample_weight, n_threads, gradient=gradient)
+        gradient = _squeezed(
+            np.empty_like(raw_prediction) if gradient_out is None else gradient_out
+        )
+        self._run(y_true, raw_prediction, sample_weight, n_threads, None, gradient, None)
         return gradient
 
     def loss_gradient(
@@ -281,11 +350,8 @@ class _HalfLoss:
             loss_out = np.empty_like(y_true) if loss_out is None else loss_out
         elif loss_out is None:
             loss_out = np.empty_like(y_true, dtype=gradient_out.dtype)
-        _same_dtype(loss_out, gradient_out)
         gradient = _squeezed(gradient_out)
-        self._run(
-            y_true, raw_prediction, sample_weight, n_threads, loss=loss_out, gradient=gradient
-        )
+        self._run(y_true, raw_prediction, sample_weight, n_threads, loss_out, gradient, None)
         return loss_out, gradient
 
     def gradient_hessian(
@@ -299,9 +365,7 @@ class _HalfLoss:
     ) -> tuple[Array, Array]:
         """Return the gradient and the diagonal of the Hessian, p (1 - p)."""
         gradient, hessian = _outputs(raw_prediction, gradient_out, hessian_out)
-        self._run(
-            y_true, raw_prediction, sample_weight, n_threads, gradient=gradient, hessian=hessian
-        )
+        self._run(y_true, raw_prediction, sample_weight, n_threads, None, gradient, hessian)
         return gradient, hessian
 
     def __call__(
@@ -314,12 +378,29 @@ class _HalfLoss:
         losses = self.loss(y_true, raw_prediction, n_threads=n_threads)
         return np.average(losses, weights=sample_weight)
 
-    def _block(self, y: Array, x: Array, g: Array | None, wanted: set[str]) -> dict[str, Array]:
-        """Work out some rows without weights; g is the gradient's place, unless none is wanted."""
-        raise NotImplementedError
+    def in_y_true_range(self, y: Array) -> bool:
+        """Return whether all of y are labels."""
+        return self.interval_y_true.includes(y)
 
-    def _labels(self, y: Array, x: Array) -> Array:
-        raise NotImplementedError
+    def in_y_pred_range(self, y: Array) -> bool:
+        """Return whether all of y are predictions."""
+        return bool(self.interval_y_pred.includes(y))
+
+    def constant_to_optimal_zero(self, y_true: Array, sample_weight: Array | None = None) -> Array:
+        """Return what makes the losses of perfect predictions 0."""
+        return np.zeros_like(y_true)
+
+    def init_gradient_and_hessian(
+        self, n_samples: int, dtype: Any = np.float64, order: Any = "F"
+    ) -> tuple[Array, Array]:
+        """Return empty arrays for `gradient_hessian`."""
+        if dtype not in (np.float32, np.float64):
+            raise ValueError(
+                "Valid options for 'dtype' are np.float32 and np.float64. "
+                f"Got dtype={dtype} instead."
+            )
+        shape = (n_samples, self.n_classes) if self.is_multiclass else (n_samples,)
+        return np.empty(shape, dtype, order), np.empty(shape, dtype, order)
 
     def _run(
         self,
@@ -327,47 +408,65 @@ class _HalfLoss:
         raw_prediction: Array,
         sample_weight: Array | None,
         n_threads: int,
-        **outputs: Array,
+        loss: Array | None,
+        gradient: Array | None,
+        second: Array | None,
+        hessian: bool = True,
     ) -> None:
-        if getattr(y_true, "dtype", None) not in (np.float32, np.float64):
-            raise TypeError("Function call with ambiguous argument types")
         x = _squeezed(raw_prediction)
-        for a in (x, sample_weight):
+        several = self.is_multiclass
+        if not _kernels.half_loss(
+            several, y_true, x, sample_weight, loss, gradient, second, hessian, n_threads
+        ):
+            self._refuse(y_true, x, sample_weight, loss, gradient, second)
+
+    def _refuse(self, y: Array, x: Array, weight: Array | None, *outputs: Array | None) -> None:
+        """Raise for what the kernel has refused."""
+        if getattr(y, "dtype", None) not in (np.float32, np.float64):
+            raise TypeError("Function call with ambiguous argument types")
+        for a in (x, weight):
             if a is not None:
-                _same_dtype(y_true, a, "const ")
-        y = self._labels(y_true, x)
-        for name, a in outputs.items():
-            shape = y.shape if name == "loss" else x.shape
-            if a.shape != shape:
-                raise ValueError(f"{name}_out must have shape {shape}, got {a.shape}")
-        if sample_weight is not None and sample_weight.shape != y.shape:
-            raise ValueError(f"sample_weight must have shape {y.shape}, got {sample_weight.shape}")
-        gradient = outputs.get("gradient")
-        in_place = gradient is not None and gradient.dtype == x.dtype
-        plain = sample_weight is None and outputs.keys() <= {"loss", "gradient"}
-        step = max(1, _BLOCK * len(x) // max(1, x.size))
-        if plain and (gradient is None or in_place):
-            step = max(1, len(x))
-        with xentfast.num_threads(min(max(1, n_threads), 1024)):
-            for i in range(0, len(x), step):
-                at = slice(i, i + step)
-                g = None
-                if gradient is not None:
-                    g = gradient[at] if in_place else np.empty_like(x[at])
-                for name, part in self._block(y[at], x[at], g, set(outputs)).items():
-                    if sample_weight is not None and name != "proba":
-                        w = sample_weight[at]
-                        part *= w[:, np.newaxis] if part.ndim == 2 else w
-                    if name != "gradient" or not in_place:
-                        outputs[name][at] = part
+                _same_dtype(y, a, "const ")
+        ndim = 2 if self.is_multiclass else 1
+        if x.ndim != ndim:
+            raise ValueError(
+                f"Buffer has wrong number of dimensions (expected {ndim}, got {x.ndim})"
+            )
+        if y.shape != x.shape[:1]:
+            raise ValueError(f"y_true must have shape {x.shape[:1]}, got {y.shape}")
+        names = ("sample_weight", "loss_out", "gradient_out", "hessian_out or proba_out")
+        for name, a in zip(names, (weight, *outputs), strict=True):
+            shape = x.shape if name[0] in "gh" else y.shape
+            if a is not None and a.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {a.shape}")
+        given = [a for a in outputs if a is not None]
+        _same_dtype(given[0], given[-1])
+        bad, rule = self._bad(y, x)
+        if bad.any():
+            i = int(bad.argmax())
+            raise ValueError(f"y_true must be in {rule}, got {y[i]} at row {i}")
+        raise ValueError(
+            "outputs must be writeable arrays of float32 or float64, got "
+            + " and ".join(f"{a.dtype}{'' if a.flags.writeable else ', read-only'}" for a in given)
+        )
+
+    def _bad(self, y: Array, x: Array) -> tuple[Array, str]:
+        """Return which labels are none, and what labels there are."""
+        raise NotImplementedError
 
 
 class HalfMultinomialLoss(_HalfLoss):
     """Softmax cross-entropy of class indices, which are floating: ``lse - raw[y]``."""
 
+    is_multiclass = True
+    link = _MultinomialLogit()
+    interval_y_true = _Interval(0, math.inf, True, False)
+    class_indexing_offsets = y_true_int = y_true_one_hot = None
+
     def __init__(
         self, sample_weight: Any = None, n_classes: int = 3, xp: Any = None, device: Any = None
     ) -> None:
+        super().__init__(xp, device)
         self.n_classes = n_classes
 
     def gradient_proba(
@@ -381,81 +480,66 @@ class HalfMultinomialLoss(_HalfLoss):
     ) -> tuple[Array, Array]:
         """Return the gradient and the probabilities, which take no weights."""
         gradient, proba = _outputs(raw_prediction, gradient_out, proba_out)
-        self._run(y_true, raw_prediction, sample_weight, n_threads, gradient=gradient, proba=proba)
+        self._run(y_true, raw_prediction, sample_weight, n_threads, None, gradient, proba, False)
         return gradient, proba
 
-    def _labels(self, y: Array, x: Array) -> Array:
-        if x.ndim != 2:
-            raise ValueError(f"Buffer has wrong number of dimensions (expected 2, got {x.ndim})")
-        if y.shape != x.shape[:1]:
-            raise ValueError(f"y_true must have shape {x.shape[:1]}, got {y.shape}")
-        with np.errstate(invalid="ignore"):
-            index = y.astype(np.intp)
-        bad = (index != y) | (index < 0) | (index >= x.shape[1])
-        if bad.any():
-            i = int(bad.argmax())
-            raise ValueError(f"y_true must be in [0, {x.shape[1]}), got {y[i]} at row {i}")
-        return index
+    def in_y_true_range(self, y: Array) -> bool:
+        """Return whether all of y are class indices."""
+        return super().in_y_true_range(y) and bool(np.all(y.astype(int) == y))
 
-    def _block(self, y: Array, x: Array, g: Array | None, wanted: set[str]) -> dict[str, Array]:
-        """|g| is p, and 1 - p at the label, where p is exp(-loss): nothing cancels."""
-        if g is None:
-            return {"loss": xentfast.cross_entropy(x, y, reduction="none")}
-        if wanted == {"gradient"}:
-            return {"gradient": xentfast.cross_entropy_grad(x, y, reduction="none", out=g)}
-        loss, _ = xentfast.cross_entropy_value_and_grad(x, y, reduction="none", out=g)
-        parts = {"loss": loss, "gradient": g}
-        label = np.arange(len(y)), y
-        if "hessian" in wanted:
-            parts["hessian"] = hessian = np.abs(g)
-            hessian *= 1 - hessian
-            hessian[label] = -g[label] * np.exp(-loss)
-        if "proba" in wanted:
-            parts["proba"] = g.copy()
-            parts["proba"][label] = np.exp(-loss)
-        return {name: parts[name] for name in wanted}
+    def fit_intercept_only(self, y_true: Array, sample_weight: Array | None = None) -> Array:
+        """Return the raw predictions of a model of the classes' shares alone."""
+        eps = np.finfo(y_true.dtype).eps
+        shares = np.array(
+            [np.average(y_true == k, weights=sample_weight) for k in range(self.n_classes)],
+            y_true.dtype,
+        )
+        return np.asarray(self.link.link(np.clip(shares, eps, 1 - eps)[np.newaxis]).reshape(-1))
+
+    def predict_proba(self, raw_prediction: Array) -> Array:
+        """Return the probabilities of the classes."""
+        return np.asarray(self.link.inverse(raw_prediction))
+
+    def _bad(self, y: Array, x: Array) -> tuple[Array, str]:
+        bad = ~((y >= 0) & (y < x.shape[1]) & (y == np.trunc(y)))
+        return bad, f"[0, {x.shape[1]})"
 
 
 class HalfBinomialLoss(_HalfLoss):
     """Binary cross-entropy of logits: ``log(1 + exp(raw)) - y raw``."""
 
+    is_multiclass = False
+    link = _LogitLink()
+    interval_y_true = _Interval(0, 1, True, True)
+    n_classes = 2
+
     def __init__(self, sample_weight: Any = None, xp: Any = None, device: Any = None) -> None:
-        self.n_classes = 2
+        super().__init__(xp, device)
 
-    def _labels(self, y: Array, x: Array) -> Array:
-        if x.ndim != 1:
-            raise ValueError(f"Buffer has wrong number of dimensions (expected 1, got {x.ndim})")
-        if y.shape != x.shape:
-            raise ValueError(f"y_true must have shape {x.shape}, got {y.shape}")
-        if y.size and not (y.min() >= 0 and y.max() <= 1):
-            i = int((~((y >= 0) & (y <= 1))).argmax())
-            raise ValueError(f"y_true must be in [0, 1], got {y[i]} at row {i}")
-        return y
+    def constant_to_optimal_zero(self, y_true: Array, sample_weight: Array | None = None) -> Array:
+        """Return what makes the losses of perfect predictions 0."""
+        term = xlogy(y_true, y_true) + xlogy(1 - y_true, 1 - y_true)
+        return np.asarray(term if sample_weight is None else term * sample_weight)
 
-    def _block(self, y: Array, x: Array, g: Array | None, wanted: set[str]) -> dict[str, Array]:
-        """With the likelier class as the label, |g| is the smaller of p and 1 - p."""
-        if g is None:
-            return {"loss": xentfast.binary_cross_entropy(x, y, reduction="none")}
-        if "loss" in wanted:
-            loss, _ = xentfast.binary_cross_entropy_value_and_grad(x, y, reduction="none", out=g)
-            return {"loss": loss, "gradient": g}
-        if "hessian" not in wanted:
-            return {"gradient": xentfast.binary_cross_entropy_grad(x, y, reduction="none", out=g)}
-        likelier = (x > 0).astype(x.dtype)
-        xentfast.binary_cross_entropy_grad(x, likelier, reduction="none", out=g)
-        hessian = np.abs(g)
-        hessian *= 1 - hessian
-        g += likelier - y
-        return {"gradient": g, "hessian": hessian}
+    def fit_intercept_only(self, y_true: Array, sample_weight: Array | None = None) -> Any:
+        """Return the raw prediction of a model of the mean alone."""
+        mean = np.average(y_true, weights=sample_weight)
+        eps = 10 * np.finfo(mean.dtype).eps
+        return self.link.link(np.clip(mean, eps, 1 - eps))
+
+    def predict_proba(self, raw_prediction: Array) -> Array:
+        """Return the probabilities of both classes."""
+        x = _squeezed(raw_prediction)
+        return np.stack([self.link.inverse(-x), self.link.inverse(x)], axis=-1)
+
+    def _bad(self, y: Array, x: Array) -> tuple[Array, str]:
+        return ~((y >= 0) & (y <= 1)), "[0, 1]"
 
 
-def _outputs(raw_prediction: Array, *outputs: Array | None) -> list[Array]:
+def _outputs(raw_prediction: Array, first: Array | None, second: Array | None) -> Any:
     """Make the outputs that are missing like the one that is not, or like the prediction."""
-    given = [a for a in outputs if a is not None]
-    like = given[0] if given else raw_prediction
-    made = [np.empty_like(like) if a is None else a for a in outputs]
-    _same_dtype(made[0], made[-1])
-    return [_squeezed(a) for a in made]
+    like = raw_prediction if first is second is None else second if first is None else first
+    return [_squeezed(np.empty_like(like) if a is None else a) for a in (first, second)]
 
 
 def _squeezed(a: Array) -> Array:
