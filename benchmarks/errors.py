@@ -1,6 +1,7 @@
 """Measure how wrong loss and gradient are, by how sure the right class is, for installed peers.
 
-`python benchmarks/errors.py` writes results/errors.json, from which the site and the README draw.
+`python benchmarks/errors.py` writes results/errors.json, from which the site and the README's
+picture are drawn.
 Each entry is the worst relative error of 1,000 rows of 10 classes, against long double. A result of
 0 has an error of 1: no digit is right.
 """
@@ -10,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pathlib
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeAlias
@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+import glance
 import xentfast
 from xentfast import reference
 
@@ -26,7 +27,6 @@ Losses: TypeAlias = tuple[Array, Array | None]  # of each row, and their gradien
 
 MARGINS = (0, 2, 5, 10, 15, 20, 30, 50, 80)
 ROWS, CLASSES = 1000, 10
-RESULTS = pathlib.Path(__file__).parent / "results"
 
 
 def ours(x: Array, y: Array) -> Losses:
@@ -133,7 +133,8 @@ def main() -> None:
                 for what, found, true in results:
                     errors[dtype][what][name].append(worst(found, true))
     text = json.dumps({"versions": versions, "margins": MARGINS, "errors": errors}, indent=1)
-    (RESULTS / "errors.json").write_text(text + "\n")
+    (glance.RESULTS / "errors.json").write_text(text + "\n", encoding="utf-8")
+    glance.draw()
 
 
 if __name__ == "__main__":

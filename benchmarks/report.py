@@ -1,7 +1,7 @@
 """Turn the JSON of pytest-benchmark into tables in Markdown and figures.
 
 `python benchmarks/report.py FOLDER JSON...`, with one JSON or more for each number of threads,
-writes into the folder speed.md, the figures, and summary.md, which is the README's table.
+writes into the folder speed.md, the figures, and glance.png, which is the README's.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+
+import glance
 
 OURS, OUT, MEMORY = "xentfast", "xentfast out=", "memory"
 COLOURS = {
@@ -111,28 +113,6 @@ def table(run: Run) -> str:
             ]
         )
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
-def summary(runs: list[Run]) -> str:
-    """Return the table of the README: the peers that people come from, all numbers of threads."""
-    peers = ("NumPy", "torch", "torch.compile", "jax")
-    lines = [["case", ""], ["---", "---"]]
-    for run in runs:
-        lines[0] += [f"{run}: ms", "of memory", *peers]
-        lines[1] += ["---:"] * (2 + len(peers))
-    for key in runs[0].of("table"):
-        cells = [key[1] if key[2] == "value" else "", MODES[key[2]]]
-        for run in runs:
-            seconds = run.seconds.get(key, {})
-            if OURS not in seconds:
-                cells += [""] * (2 + len(peers))
-                continue
-            best = seconds.get(OUT, seconds[OURS])
-            cells.append(f"{1e3 * seconds[OURS]:.3g}")
-            cells.append(f"{seconds[MEMORY] / best:.0%}" if MEMORY in seconds else "")
-            cells += [ratio(seconds[p] / seconds[OURS]) if p in seconds else "" for p in peers]
-        lines.append(cells)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 
 
 def ratio(times: float) -> str:
@@ -289,7 +269,6 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     runs = merged([load(path) for path in sys.argv[2:]])
     folder.joinpath("speed.md").write_text(markdown(runs), encoding="utf-8")
-    folder.joinpath("summary.md").write_text(summary(runs), encoding="utf-8")
     mpl.rcParams.update(STYLE)
     figures = {f"classes-{run.threads}": draw_classes(run) for run in runs if run.of("classes")}
     figures["sizes"] = draw_sizes([run for run in runs if run.of("sizes")])
@@ -299,6 +278,7 @@ def main() -> None:
     for name, figure in figures.items():
         legend(figure)
         figure.savefig(folder / f"{name}.png")
+    glance.draw(folder)
 
 
 if __name__ == "__main__":

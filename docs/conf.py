@@ -115,6 +115,11 @@ def write_reference(app: Sphinx, config: Any) -> None:
         (folder / f"module-{dotted}.rst").write_text("\n\n".join(lines) + "\n")
 
 
+def hide_signature(app: Sphinx, what: str, name: str, *_: Any) -> tuple[str, None] | None:
+    """Leave out how results, which nobody makes by hand, are made."""
+    return ("", None) if what == "class" and name.count(".") == 1 else None
+
+
 def heading(text: str, line: str) -> str:
     return f"{text}\n{line * len(text)}"
 
@@ -186,6 +191,7 @@ def display_math(self: Any, node: nodes.Element) -> None:
 
 def setup(app: Sphinx) -> None:
     app.connect("config-inited", write_reference)
+    app.connect("autodoc-process-signature", hide_signature)
     app.connect("builder-inited", check_translation)
     app.connect("source-read", show_only)
     app.connect("source-read", join_lines)
