@@ -1,0 +1,523 @@
+"""Change one thing in the sources at a time, build, and see whether the tests notice.
+
+    python .ci/mutants.py [WORD...]     all, or those whose file or reason has a WORD in it
+
+Everything happens in a copy, in an environment of its own under build/mutants. One instruction set
+is built, avx2 unless a change is to another's file, without optimisation beyond -O1. The tests
+named first run first; a change survives only if all of them pass. It is then printed, and the exit
+code is 1: a test is missing, or the change alters nothing and wants to go from this list. A line
+that the sources do not have, or have twice, stops the run.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+WORK = ROOT / "build" / "mutants"
+TREE, TESTS, VENV = WORK / "tree", WORK / "tests", WORK / "venv"
+PYTHON = VENV / "bin" / "python"
+# The drop-ins have libraries of their own; the command line computes nothing.
+IGNORED = ("tests/dropin", "tests/test_cli.py")
+MOST_SECONDS = 900  # for one run of the tests: a change may make a loop endless
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """In a file, `old` becomes `new`; `tests` are those that are most likely to see it."""
+
+    file: str
+    old: str
+    new: str
+    why: str
+    tests: str = "values"
+
+    @property
+    def isa(self) -> str:
+        """The instruction set to build."""
+        found = re.fullmatch(r".*vec_(\w+)\.h", self.file)
+        return found[1] if found else "avx2"
+
+    def __str__(self) -> str:
+        """Name it, for a person."""
+        return f"{self.file}: {self.why}"
+
+
+LAYOUT, CROSS, BINARY = (
+    "src/loops/layout.pxi",
+    "src/loops/cross_entropy.pxi",
+    "src/loops/binary.pxi",
+)
+CHECKS, POOL, HALF = "xentfast/_checks.py", "src/pool.c", "src/simd/half.h"
+LOG_LOSS, SIGMOID = "src/rows/log_loss.h", "src/rows/sigmoid.h"
+AVX2, AVX512, VEC = "src/simd/vec_avx2.h", "src/simd/vec_avx512.h", "src/simd/vec.h"
+
+MUTANTS = (
+    # --- where rows lie ---------------------------------------------------------------------------
+    Mutant(
+        LAYOUT,
+        "if joined and a.data and a.stride",
+        "if joined and j == 0 and a.stride",
+        "axes merged though another array walks them otherwise",
+    ),
+    Mutant(LAYOUT, "if size[i] == 1:", "if size[i] <= 2:", "an axis of length 2 dropped"),
+    Mutant(
+        LAYOUT,
+        "        row //= shape.size[axis]\n",
+        "        row //= shape.size[0]\n",
+        "the wrong axis' length, where there are three",
+    ),
+    Mutant(
+        LAYOUT,
+        "    if at + XF_PANEL <= run:",
+        "    if at + n - 1 <= run:",
+        "a panel runs past the end of an axis by one",
+    ),
+    Mutant(
+        LAYOUT,
+        "n if n < end - first else end - first",
+        "n",
+        "a strip runs past the end of its chunk",
+        "threads",
+    ),
+    Mutant(
+        LAYOUT,
+        "    if kind_ == I64 or kind_ == U64:",
+        "    if kind_ == I64:",
+        "labels of 64 bits without a sign read as 8 bits",
+    ),
+    Mutant(
+        LAYOUT,
+        "read_as[uint16_t](0, p, n, to)",
+        "read_as[int16_t](0, p, n, to)",
+        "labels of 16 bits without a sign read with one",
+    ),
+    Mutant(
+        LAYOUT,
+        "convert_as[uint32_t](0,",
+        "convert_as[int32_t](0,",
+        "weights of 32 bits without a sign read with one",
+    ),
+    Mutant(
+        LAYOUT,
+        "f32_of_f16(half) if kind_ == F16 else f32_of_bf16(half)",
+        "f32_of_f16(half) if kind_ == BF16 else f32_of_bf16(half)",
+        "the two kinds of 16 bits swapped where they are gathered",
+        "half",
+    ),
+    Mutant(
+        LAYOUT,
+        "            sums[i] += sums[i + step]\n",
+        "            sums[i] += sums[i + 1]\n",
+        "the tree of the chunks adds a neighbour twice",
+    ),
+    Mutant(
+        LAYOUT,
+        "    CHUNK_ELEMENTS = 32768",
+        "    CHUNK_ELEMENTS = 16384",
+        "another order of the sum of the rows",
+        "bits",
+    ),
+    # --- cross-entropy ----------------------------------------------------------------------------
+    Mutant(
+        CROSS,
+        "        bad |= <uint64_t> p.label[i] >= <uint64_t> job.classes",
+        "        bad |= <uint64_t> p.label[i] > <uint64_t> job.classes",
+        "the first label beyond the classes is taken",
+        "errors",
+    ),
+    Mutant(
+        CROSS,
+        "            p.own[i] = own * by_class",
+        "            p.own[i] = by_class",
+        "class weights forget the smoothing",
+    ),
+    Mutant(
+        CROSS,
+        "            counts[i] *= by_class\n",
+        "",
+        "the mean does not divide by class weights",
+    ),
+    Mutant(
+        CROSS,
+        "        sums[(at + i) & 3] += values[i]",
+        "        sums[i & 3] += values[i]",
+        "the sums in four depend on how rows are cut into panels",
+        "bits",
+    ),
+    Mutant(
+        CROSS,
+        "            p.label[i] = -1\n            p.own[i] = counts[i] = 0\n",
+        "            p.label[i] = -1\n            p.own[i] = 0\n",
+        "ignored rows count in the mean",
+    ),
+    Mutant(
+        CROSS,
+        "    target.offset = job.label_smoothing / job.classes",
+        "    target.offset = job.label_smoothing / (job.classes + 1)",
+        "the share of a class",
+    ),
+    Mutant(
+        CROSS,
+        "and apart(&views[2], &views[1]))",
+        ")",
+        "the short way writes a gradient over its labels",
+        "errors",
+    ),
+    Mutant(
+        CROSS,
+        "if view.strides[axes - 1] != view.itemsize or (",
+        "if (",
+        "the short way takes classes that are apart",
+    ),
+    # --- binary cross-entropy ---------------------------------------------------------------------
+    Mutant(
+        BINARY,
+        "first % run + n <= run",
+        "first % run + n <= run + 1",
+        "a block runs past the end of an axis by one",
+    ),
+    Mutant(
+        BINARY,
+        "        some = run - (first + done) % run",
+        "        some = run",
+        "gathering forgets where in an axis it begins",
+    ),
+    Mutant(
+        BINARY,
+        "if not 0 <= a < INFINITY:",
+        "if not 0 <= a <= INFINITY:",
+        "an infinite weight passes",
+        "errors",
+    ),
+    Mutant(
+        BINARY,
+        "job.counting = mean and job.gradient.data",
+        "job.counting = False",
+        "the gradient of the mean is that of the sum",
+    ),
+    Mutant(
+        SIGMOID,
+        "v_lt(p, v_set1((real)0.25))",
+        "v_lt(p, v_set1((real)0.75))",
+        "log(1 - p) by the series where it is too short",
+    ),
+    Mutant(
+        SIGMOID,
+        "        s[c] = v_add(s[c], n < LANES ? v_fill_from(a, n, v_zero()) : a);",
+        "        s[c] = v_add(s[c], a);",
+        "the lanes behind the end count",
+    ),
+    Mutant(
+        SIGMOID,
+        "v_sub(v_mul(b, up), v_mul(a, down))",
+        "v_sub(v_mul(b, up), v_mul(b, down))",
+        "the gradient forgets the weight of the positive class",
+    ),
+    Mutant(
+        SIGMOID,
+        "        rest = v_fma(rest, share, half);",
+        "        rest = v_sub(one, t);",
+        "smoothing cancels for the other class",
+    ),
+    Mutant(
+        SIGMOID,
+        "v_le(v_zero(), t), v_le(t, one)",
+        "v_lt(v_zero(), t), v_le(t, one)",
+        "the label 0 is refused",
+    ),
+    Mutant(
+        SIGMOID,
+        "    vec line = v_add(product(a, v_max(zero, minus)), product(b, v_max(zero, x)));",
+        "    vec line = v_add(v_mul(a, v_max(zero, minus)), v_mul(b, v_max(zero, x)));",
+        "a label of 0 times an infinite logit",
+        "special",
+    ),
+    # --- probabilities ----------------------------------------------------------------------------
+    Mutant(
+        LOG_LOSS,
+        "SUM_BLOCK(sum_log_loss, log_loss_term, 1, 0)",
+        "SUM_BLOCK(sum_log_loss, log_loss_term, 0, 1)",
+        "the lanes behind the end count",
+    ),
+    Mutant(
+        LOG_LOSS,
+        "v_drop(v_eq(t, v_zero()), v_div(t, p))",
+        "v_div(t, p)",
+        "0 / 0 in the gradient",
+        "special",
+    ),
+    Mutant(
+        LOG_LOSS,
+        "(real)p->own[i] + (real)t->offset * w",
+        "(real)p->own[i] + (real)t->offset",
+        "the label's share of the smoothing without its class weight",
+    ),
+    # --- numbers of 16 bits -----------------------------------------------------------------------
+    Mutant(
+        HALF,
+        "(bits + 0x7fff + (bits >> 16 & 1)) >> 16",
+        "(bits + 0x8000) >> 16",
+        "bfloat16 rounds ties up",
+        "half",
+    ),
+    Mutant(
+        HALF,
+        "if (rest >= 0x477ff000)",
+        "if (rest >= 0x47800000)",
+        "float16 between 65,520 and 65,536",
+        "half",
+    ),
+    Mutant(
+        HALF,
+        "rest - 0x38000000 + 0xfff + (rest >> 13 & 1)",
+        "rest - 0x38000000 + 0x1000",
+        "float16 rounds ties up",
+        "half",
+    ),
+    Mutant(
+        AVX2,
+        "_mm256_set1_epi32(0x7fff)), even)",
+        "_mm256_set1_epi32(0x8000)), _mm256_setzero_si256())",
+        "a register of bfloat16 rounds ties up",
+        "half",
+    ),
+    Mutant(
+        AVX2,
+        "quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40))",
+        "quiet = high",
+        "a nan whose payload is cut becomes inf",
+        "half",
+    ),
+    Mutant(
+        AVX2,
+        "_mm256_permute2f128_pd(b, d, 0x31)",
+        "_mm256_permute2f128_pd(b, d, 0x20)",
+        "one row of a tile is another",
+    ),
+    Mutant(AVX2, "P(cmp)(a, b, _CMP_LT_OQ)", "P(cmp)(a, b, _CMP_LE_OQ)", "less or equal for less"),
+    Mutant(
+        AVX2,
+        "ones + 8 - n * XF_BITS / 32",
+        "ones + 8 - (n > 1 ? n - 1 : n) * XF_BITS / 32",
+        "the last lane of a part is dropped",
+    ),
+    Mutant(
+        VEC,
+        "    n -= i * REG_LANES;",
+        "    n -= i * (REG_LANES - 1);",
+        "a part reaches too far into the second register",
+    ),
+    # --- threads ----------------------------------------------------------------------------------
+    Mutant(
+        POOL,
+        "memory_order_relaxed)) < pool.chunks)",
+        "memory_order_relaxed)) <= pool.chunks)",
+        "a chunk too many",
+        "threads",
+    ),
+    Mutant(
+        POOL,
+        "    pool.workers = pool.places = pool.active = 0;\n",
+        "    pool.places = 0;\n",
+        "a child waits for its parent's threads",
+        "threads",
+    ),
+    Mutant(
+        POOL,
+        "    while (pool.active > 0)\n        wait_for(&pool.done, &pool.guard);\n",
+        "",
+        "the caller does not wait",
+        "threads",
+    ),
+    # --- checks -----------------------------------------------------------------------------------
+    Mutant(
+        CHECKS,
+        "    if not low <= v <= high or math.isinf(v):",
+        "    if not low <= v <= high:",
+        "an infinite z_loss",
+        "errors",
+    ),
+    Mutant(
+        CHECKS,
+        "bad = (y < 0) | (y > classes - 1)",
+        "bad = (y < 0) | (y > classes)",
+        "the message for the first label beyond the classes",
+        "errors",
+    ),
+    Mutant(
+        CHECKS,
+        "if size > 1 and stride < extent and out.size:",
+        "if size > 1 and stride <= 0 and out.size:",
+        "an out that overlaps itself",
+        "errors",
+    ),
+    Mutant(
+        CHECKS,
+        "(there != here or a.strides != out.strides)",
+        "there != here",
+        "an out that is the logits with other strides",
+        "errors",
+    ),
+    Mutant(
+        CHECKS,
+        "    return v if info.min <= v <= info.max else None",
+        "    return v",
+        "an ignore_index beyond the labels' dtype matches its remainder",
+        "special",
+    ),
+    Mutant(
+        CHECKS,
+        "if not 0 < v < math.inf or v == 1:",
+        "if not 0 < v < math.inf:",
+        "the logarithm to base 1",
+        "errors",
+    ),
+)
+
+
+# --- building and testing -------------------------------------------------------------------------
+
+
+def run(
+    *command: str | pathlib.Path, cwd: pathlib.Path = ROOT, seconds: float | None = None
+) -> tuple[int, str]:
+    """Run a command and return its exit code, and what it says."""
+    path = f"{VENV / 'bin'}:{os.environ['PATH']}"
+    try:
+        done = subprocess.run(
+            [str(part) for part in command],
+            cwd=cwd,
+            env=os.environ | {"PATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        return -1, f"FAILED in {seconds:g} s"
+    return done.returncode, done.stdout
+
+
+def must(*command: str | pathlib.Path, cwd: pathlib.Path = ROOT) -> str:
+    """Return what a command says, or stop with it where that fails."""
+    code, said = run(*command, cwd=cwd)
+    if code:
+        sys.exit(f"{' '.join(map(str, command))}\n{said}")
+    return said
+
+
+def copy_trees() -> None:
+    """Copy what git knows: all of it to build, and without the sources to test."""
+    listed = must("git", "ls-files", "--cached", "--others", "--exclude-standard").splitlines()
+    for tree in (TREE, TESTS):
+        shutil.rmtree(tree, ignore_errors=True)
+        for name in listed:
+            if (ROOT / name).is_file() and (tree == TREE or name[:4] not in ("src/", "xent")):
+                (tree / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, tree / name)
+
+
+def install(isa: str) -> pathlib.Path:
+    """Build the tree with one instruction set, install it, and return where it was built."""
+    if not PYTHON.exists():
+        must(sys.executable, "-m", "venv", VENV)
+        tools = ("scikit-build-core", "cython", "cmake", "ninja")
+        must(PYTHON, "-m", "pip", "install", "--quiet", *tools)
+    dispatch = ROOT / "src" / "dispatch.c"
+    line = re.search(r"(#define INSTRUCTION_SETS\(set\)) (set\(base, .*)", dispatch.read_text())
+    entry = line and re.search(rf"set\({isa}, \w+\)", line[2])
+    if not line or not entry:
+        sys.exit(f"{dispatch} must have a line of instruction sets, {isa} among them")
+    copy_trees()
+    change = dispatch.read_text().replace(line[0], f"{line[1]} {entry[0]}")
+    (TREE / "src" / "dispatch.c").write_text(change)
+    for header in (TREE / "src" / "simd").glob("vec_*.h"):
+        if header.name != f"vec_{isa}.h":
+            header.unlink()
+    build = WORK / f"build-{isa}"
+    must(
+        *(PYTHON, "-m", "pip", "install", "--quiet", "--no-build-isolation"),
+        *(f"-Cbuild-dir={build}", "-Ccmake.build-type=None", "-Ccmake.define.CMAKE_C_FLAGS=-O1"),
+        f"{TREE}[test]",
+    )
+    return build
+
+
+def tested(first: str) -> tuple[bool, str]:
+    """Run the tests, those named first, up to one that fails; return whether all passed."""
+    ignored = [f"--ignore={name}" for name in IGNORED]
+    options = ("-x", "-q", "-p", "no:cacheprovider", *ignored, f"tests/test_{first}.py", "tests")
+    code, said = run(PYTHON, "-m", "pytest", *options, cwd=TESTS, seconds=MOST_SECONDS)
+    lines = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR", "Fatal"))]
+    return code == 0, lines[0] if lines else f"ended with {code}"
+
+
+def changed(mutant: Mutant) -> str:
+    """Return the text of the file with the change."""
+    text = (ROOT / mutant.file).read_text()
+    if text.count(mutant.old) != 1:
+        sys.exit(f"{mutant}: {mutant.old!r} must be there once, is {text.count(mutant.old)} times")
+    return text.replace(mutant.old, mutant.new)
+
+
+def survives(mutant: Mutant, build: pathlib.Path) -> bool:
+    """Test with the change in place, and take it back."""
+    begin = time.monotonic()
+    where = "import xentfast; print(*xentfast.__path__)"
+    packages = pathlib.Path(must(PYTHON, "-P", "-c", where).strip())
+    if mutant.file.startswith("xentfast/"):
+        place, rebuild = packages / mutant.file.split("/", 1)[1], False
+    else:
+        place, rebuild = TREE / mutant.file, True
+
+    def put(text: str) -> int:
+        place.write_text(text)
+        code = run("cmake", "--build", build)[0] if rebuild else 0
+        if rebuild and not code:
+            (module,) = build.glob("_kernels.*.so")
+            shutil.copy2(module, packages / module.name)
+        return code
+
+    code = put(changed(mutant))
+    passed, how = tested(mutant.tests) if not code else (False, "does not build")
+    if put((ROOT / mutant.file).read_text()):
+        sys.exit(f"{mutant}: what was there before does not build")
+    print(
+        f"{'SURVIVED' if passed else 'seen'} after {time.monotonic() - begin:.0f} s: {mutant}"
+        + ("" if passed else f"\n    {how[:160]}"),
+        flush=True,
+    )
+    return passed
+
+
+def main() -> int:
+    """Try all that are wanted; 1 where one survives."""
+    words = sys.argv[1:]
+    chosen = [m for m in MUTANTS if not words or any(word in str(m) for word in words)]
+    if not chosen:
+        sys.exit(f"no change has any of {words} in it")
+    for mutant in chosen:
+        changed(mutant)  # or it stops at once
+    survivors = []
+    for isa in sorted({m.isa for m in chosen}):
+        build = install(isa)
+        passed, how = tested("values")
+        if not passed:
+            sys.exit(f"the tests must pass before anything is changed: {how}")
+        print(f"{isa}: the tests pass as it is", flush=True)
+        survivors += [m for m in chosen if m.isa == isa and survives(m, build)]
+    print(f"{len(chosen)} changes, {len(survivors)} not seen", *survivors, sep="\n    ")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
