@@ -106,13 +106,15 @@ def test_special_values(dtype: type, isa: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [f32, f64])
-def test_exp_is_zero_below_the_least_normal_number(dtype: type, isa: str) -> None:
-    """Where the exponent of 2 rounds to -127 (-1023) the result is 0: below -126.5 ln 2."""
-    cut = {f32: -126.5, f64: -1022.5}[dtype] * np.log(2)
-    x = np.linspace(cut * 0.9999, cut * 1.0001, 1001).astype(dtype)
-    y = evaluate(0, x)
-    assert (y[x < cut * 1.00001] == 0).all()
-    assert (y[x > cut * 0.99999] > 0).all()
+def test_exp_down_to_the_subnormal_numbers(dtype: type, isa: str) -> None:
+    """As a normal number times a power of two, which is the second rounding."""
+    low, least = {f32: (87, 104), f64: (708, 746)}[dtype]
+    x = -np.linspace(low, least, 100_001).astype(dtype)
+    exact = np.exp(x.astype(np.longdouble))
+    unit = np.finfo(dtype).smallest_subnormal
+    error = np.abs(evaluate(0, x) - exact) / np.maximum(np.spacing(exact.astype(dtype)), unit)
+    assert error.max() < 1.4
+    assert (evaluate(0, np.linspace(-2 * least, -1.01 * least, 101).astype(dtype)) == 0).all()
 
 
 def test_the_chosen_instruction_set_is_the_one_that_computes(isa: str) -> None:

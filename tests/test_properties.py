@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 import xentfast
 from cases import DTYPES, Array
-from compare import assert_same_bits
+from compare import BOUND, assert_same_bits
 
 settings.register_profile("steady", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("steady")
@@ -71,17 +71,18 @@ def options_for(draw: st.DrawFn, x: Array) -> dict[str, Any]:
 
 
 @given(st.data())
-def test_shifting_a_row_changes_nothing(data: st.DataObject) -> None:
-    """Logits and shifts are such that their sums are exact, so that equal means equal bits."""
+def test_shifting_a_row_changes_nothing_but_roundings(data: st.DataObject) -> None:
+    """Logits and shifts are such that their sums are exact; a row is cut into cells from 0 on."""
     x = data.draw(logits(step=0.125))
     labels, options = data.draw(labels_for(x)), data.draw(options_for(x))
     shift = data.draw(hnp.arrays(x.dtype, (x.shape[0], 1), elements=st.integers(-1000, 1000)))
     found = xentfast.cross_entropy_value_and_grad(x + shift, labels, reduction="none", **options)
     expected = xentfast.cross_entropy_value_and_grad(x, labels, reduction="none", **options)
-    assert_same_bits(found[0], expected[0], "loss")
-    assert_same_bits(found[1], expected[1], "gradient")
-    assert_same_bits(xentfast.softmax(x + shift), xentfast.softmax(x), "softmax")
-    assert_same_bits(xentfast.log_softmax(x + shift), xentfast.log_softmax(x), "log_softmax")
+    pairs = [*zip(found, expected, strict=True)]
+    pairs += [(f(x + shift), f(x)) for f in (xentfast.softmax, xentfast.log_softmax)]
+    for got, wanted in pairs:
+        scale = np.abs(wanted).max(axis=-1, keepdims=True, initial=0)
+        assert (np.abs(got - wanted) <= 2 * BOUND[x.dtype.name] * scale).all()
 
 
 @given(st.data())

@@ -30,7 +30,7 @@ static inline void raise_tally(tally *a, real to)
 {
     const double all = a->sum + a->held;
     if (all > 0) {
-        const double rise = (double)to - (double)a->maximum, by = exp_rescale(-rise);
+        const double rise = (double)to - (double)a->maximum, by = exp_of_fall(a->maximum, to);
         a->slope = by > 0 ? by * (a->slope - rise * all) : 0;
         a->square = by * by * (a->square + a->held);
         a->sum = by * all;
@@ -263,8 +263,7 @@ static inline void evaluate_across(const xf_rows *x, xf_panel *p, xf_scores *sco
         read_tile(x, 0, n, tile);
         for (int i = 0; i < LANES; i++)
             label[i] = (real)p->label[i];
-        const vec m =
-            scores->wants_predicted ? tile_first(tile, n, last, &at) : tile_maximum(tile, n);
+        const vec m = tile_first(tile, n, last, &at);
         const vec none = v_select(v_lt(m, least), v_set1(NAN), m);
         const tile_sums s =
             tile_block_of(tile, n, v_max(least, m), none, y, v_load(label), scores->ties);

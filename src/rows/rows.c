@@ -14,17 +14,20 @@ typedef float real;
 #define REAL_TYPE XF_F32
 #define REAL_MAX 0x1.fffffep127f
 #define MANTISSA_BITS 23
+#define CELL_BITS 3 /* of the table in simd/exp_row.h */
 #else
 typedef double real;
 #define REAL_TYPE XF_F64
 #define REAL_MAX 0x1.fffffffffffffp1023
 #define MANTISSA_BITS 52
+#define CELL_BITS 2
 #endif
 
 #include XF_VEC_HEADER
 #ifdef REG_BYTES /* the header is for this architecture */
 #include "simd/vec.h"
 #include "simd/exp_log.h"
+#include "simd/exp_row.h"
 #include "rows/blocks.h"
 #include "rows/statistics.h"
 #include "rows/softmax.h"

@@ -6,23 +6,43 @@
 
    in which nothing cancels where a confident row makes exp(d_j) = 1. */
 
-/* log1p(s') of each row, and s' made nan where the maximum is not finite. */
+/* log1p(s) is s below this. */
+#if XF_BITS == 32
+#define SMALL_SUM 0x1p-30f
+#else
+#define SMALL_SUM 0x1p-60
+#endif
+
+/* s' and log1p(s') of each row, nan where the maximum is not finite. */
 INLINE vec finish_log(xf_panel *p)
 {
-    vec m = v_load(state(p, MAXIMUM)), s = v_add(v_load(state(p, SUM)), v_sub(m, m));
-    vec log = v_log1p(s);
+    const vec m = v_load(state(p, MAXIMUM)), held = v_add(v_load(state(p, HELD)), v_sub(m, m));
+    const vec s = v_mul(held, v_set1(EXP_UNIT)), log = v_log1p(s);
+    v_store(state(p, HELD), held);
     v_store(state(p, SUM), s);
     v_store(state(p, LOG), log);
     return log;
 }
 
+/* Of a row whose s' is so small that log1p(s') is s': what it is multiplied with may lift it out of
+   the subnormal numbers of REAL, so that is done in double. */
+static inline void finish_small(xf_panel *p, int i, double mass, double dot, double pull,
+                                double share)
+{
+    const double s = (double)state(p, HELD)[i] * (double)EXP_UNIT;
+    const double scaled = p->weight[i] * p->gradient_scale;
+    const real x = state(p, LABEL_LOGIT)[i], m = state(p, MAXIMUM)[i];
+    const double e = x < m ? exp_of_fall(x, m) : 1;
+    p->loss[i] = (mass * s + dot) * p->weight[i];
+    state(p, OWN_GRADIENT)[i] = (real)(((mass * e - share) - share * s + pull * e) * scaled);
+}
+
 /* The losses of a panel from its statistics, and what its gradient needs. */
 static inline void finish(const xf_target *t, xf_panel *p)
 {
-    real own[LANES], share[LANES], weight[LANES], scaled[LANES], value[LANES];
+    real own[LANES], share[LANES], scaled[LANES], value[LANES];
     for (int i = 0; i < LANES; i++) {
         own[i] = share[i] = (real)p->own[i];
-        weight[i] = (real)p->weight[i];
         scaled[i] = (real)(p->weight[i] * p->gradient_scale);
     }
     for (int i = 0; t && i < p->rows; i++) {
@@ -37,25 +57,35 @@ static inline void finish(const xf_target *t, xf_panel *p)
         mass = v_add(v_load(state(p, MASS)), label);
         dot = v_add(v_load(state(p, DOT)), dot);
     }
-    vec loss = v_fma(mass, log, dot), pull = v_zero();
+    vec pull = v_zero();
     if (p->z_loss != 0) {
-        loss = v_fma(v_mul(zeta, lse), lse, loss);
+        dot = v_fma(v_mul(zeta, lse), lse, dot);
         pull = v_mul(v_add(zeta, zeta), lse);
     }
-    v_store(value, v_drop(v_lt(v_load(weight), v_zero()), loss));
-    for (int i = 0; i < LANES; i++)
-        p->loss[i] = value[i] * p->weight[i] + 0.0; /* an ignored row's -0 becomes 0 */
-    if (!p->wants_gradient)
-        return;
+    v_store(value, v_fma(mass, log, dot));
+    for (int i = 0; i < LANES; i++) /* 0 if ignored, or of no weight */
+        p->loss[i] = p->weight[i] > 0 ? value[i] * p->weight[i] : 0;
     const vec s = v_load(state(p, SUM)), taken = v_load(share);
-    vec inverse = v_div(v_load(scaled), v_add(v_set1(1), s));
-    vec e = v_exp(v_sub(x, m)), g = v_fma(mass, e, v_neg(taken));
-    g = v_fma(pull, e, v_fma(v_neg(taken), s, g));
-    v_store(state(p, OWN_GRADIENT), v_mul(g, inverse));
-    v_store(state(p, MASS), mass);
-    v_store(state(p, ZETA), pull);
-    v_store(state(p, INVERSE), inverse);
-    v_store(state(p, SCALE), v_mul(v_add(mass, pull), inverse));
+    if (p->wants_gradient) {
+        const vec inverse = v_div(v_load(scaled), v_add(v_set1(1), s));
+        vec e = v_exp(v_sub(x, m)), g = v_fma(mass, e, v_neg(taken));
+        g = v_fma(pull, e, v_fma(v_neg(taken), s, g));
+        v_store(state(p, OWN_GRADIENT), v_mul(g, inverse));
+        v_store(state(p, MASS), mass);
+        v_store(state(p, ZETA), pull);
+        v_store(state(p, INVERSE), inverse);
+        v_store(state(p, SCALE), v_mul(v_add(mass, pull), inverse));
+    }
+    const real least = EXP_ONE * SMALL_SUM;
+    if (v_all(v_le(v_set1(least), v_load(state(p, HELD)))))
+        return;
+    real masses[LANES], dots[LANES], pulls[LANES];
+    v_store(masses, mass);
+    v_store(dots, dot);
+    v_store(pulls, pull);
+    for (int i = 0; i < p->rows; i++)
+        if (state(p, HELD)[i] < least && p->weight[i] > 0)
+            finish_small(p, i, masses[i], dots[i], pulls[i], share[i]);
 }
 
 static void softmax_loss(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out)
@@ -68,11 +98,19 @@ static void softmax_loss(const xf_rows *x, const xf_target *t, xf_panel *p, cons
 /* The factors of a gradient: of one row in every lane, or of a row in each. */
 typedef struct {
     vec maximum, sum, mass, zeta, inverse, scale, log;
-    vec top, rise; /* the exponentials are those of x - top, to be multiplied with rise */
+    vec up,
+        down; /* what makes of a held exponential that of x - maximum, or its share of the gradient */
+    row_exp exp;
 } factors;
 
-#define FACTORS(f) \
-    {f(MAXIMUM), f(SUM), f(MASS), f(ZETA), f(INVERSE), f(SCALE), f(LOG), f(MAXIMUM), v_set1(1)}
+#define FACTORS(f)          \
+    {.maximum = f(MAXIMUM), \
+     .sum = f(SUM),         \
+     .mass = f(MASS),       \
+     .zeta = f(ZETA),       \
+     .inverse = f(INVERSE), \
+     .scale = f(SCALE),     \
+     .log = f(LOG)}
 static inline factors row_factors(xf_panel *p, int i)
 {
 #define ALL_LANES(which) v_set1(state(p, which)[i])
@@ -84,55 +122,69 @@ static inline factors tile_factors(xf_panel *p)
     return (factors)FACTORS(EACH_LANE);
 }
 
-/* For a segment of a row of several: the maximum so far was `top`. */
-INLINE void at_segment(factors *f, vec top)
-{
-    const vec least = v_set1(-REAL_MAX);
-    f->top = v_max(top, least);
-    f->rise = v_exp(v_sub(f->top, v_max(f->maximum, least)));
-}
-
-/* What is written of a row: x the logit or its exponential, t the target. */
+/* What is written of a row: x the logit or its held exponential, t the target. */
 typedef enum { WRITE_SCALED, WRITE_GRADIENT, WRITE_LOGARITHM } writing;
 
-INLINE vec written(writing what, bool kept, bool several, vec x, vec t, const factors *f)
+/* up and down of factors a: their product is a 2^-EXP_SCALE, and what is held is multiplied by the
+   one, then by the other, so that nothing leaves the range of REAL on the way unless the product
+   does. */
+INLINE void set_scale(factors *f, vec a)
+{
+    const vec size = v_max(a, v_neg(a)), one = v_set1(1), unit = v_set1(EXP_UNIT);
+    const mask large = v_lt(one, size), small = v_le(size, unit);
+    f->up = v_mul(a, v_select(large, unit, v_select(small, v_set1(EXP_ONE / 4), one)));
+    f->down = v_select(large, one, v_select(small, v_set1(EXP_UNIT * EXP_UNIT * 4), unit));
+}
+
+/* The same for row i where what is held is of x - top: its factor may lie below the range of REAL. */
+static inline void fall(writing what, xf_panel *p, int i, real top, real *up, real *down)
+{
+    double a = exp_of_fall(finite_maximum(top), finite_maximum(state(p, MAXIMUM)[i]));
+    if (what == WRITE_SCALED)
+        a *= (double)state(p, SCALE)[i];
+    const double size = a < 0 ? -a : a;
+    const bool large = size > 1, small = size <= (double)EXP_UNIT;
+    *up = (real)(a * (large ? (double)EXP_UNIT : small ? (double)EXP_ONE / 4 : 1));
+    *down = large ? 1 : small ? EXP_UNIT * EXP_UNIT * 4 : EXP_UNIT;
+}
+
+INLINE vec written(writing what, bool kept, bool across, vec x, vec t, const factors *f)
 {
     if (what == WRITE_LOGARITHM)
         return v_sub(v_sub(x, f->maximum), f->log);
-    vec e = kept ? x : v_exp(v_sub(x, f->top));
-    if (several)
-        e = v_mul(e, f->rise);
+    vec e, z;
+    if (kept) {
+        e = x;
+    } else {
+        v_row_exp(&f->exp, across, true, &x, &e, &z, 1);
+        e = v_select(v_eq(x, f->exp.maximum), v_set1(EXP_ONE), e);
+    }
+    e = v_mul(v_mul(e, f->up), f->down);
     if (what == WRITE_SCALED)
-        return v_mul(e, f->scale);
+        return e;
     vec g = v_fma(v_neg(t), f->sum, v_fma(f->mass, e, v_neg(t)));
     return v_mul(v_fma(f->zeta, e, g), f->inverse);
 }
 
-/* kept: x is the exponentials; several: the row has several segments. */
-INLINE void write_as(writing what, bool kept, bool several, const real *x, const real *t,
-                     ptrdiff_t n, const factors *f, real *to)
+INLINE void write_part(writing what, bool kept, const real *x, const real *t, ptrdiff_t n,
+                       const factors *f, real *to)
 {
-    ptrdiff_t j = 0;
-    for (; j + LANES <= n; j += LANES)
-        v_store(to + j,
-                written(what, kept, several, v_load(x + j), t ? v_load(t + j) : v_zero(), f));
-    if (j < n) {
-        vec c = t ? v_load_part(t + j, n - j) : v_zero();
-        v_store_part(to + j, written(what, kept, several, v_load_part(x + j, n - j), c, f), n - j);
-    }
+    const vec c = t ? v_load_part(t, n) : v_zero();
+    v_store_part(to, written(what, kept, false, v_load_part(x, n), c, f), n);
 }
 
-static inline void write_block(writing what, bool kept, bool several, const real *x, const real *t,
-                               ptrdiff_t n, const factors *f, real *to)
+/* From the first whole line on, since a store across two costs that of several. */
+INLINE void write_as(writing what, bool kept, const real *x, const real *t, ptrdiff_t n,
+                     const factors *f, real *to)
 {
-    if (kept && several)
-        write_as(what, true, true, x, t, n, f, to);
-    else if (kept)
-        write_as(what, true, false, x, t, n, f, to);
-    else if (several)
-        write_as(what, false, true, x, t, n, f, to);
-    else
-        write_as(what, false, false, x, t, n, f, to);
+    ptrdiff_t j = (ptrdiff_t)(-(uintptr_t)to % 64 / sizeof(real));
+    j = j < n ? j : n;
+    if (j > 0)
+        write_part(what, kept, x, t, j, f, to);
+    for (; j + LANES <= n; j += LANES)
+        v_store(to + j, written(what, kept, false, v_load(x + j), t ? v_load(t + j) : v_zero(), f));
+    if (j < n)
+        write_part(what, kept, x + j, t ? t + j : NULL, n - j, f, to + j);
 }
 
 /* Row i, lanes along the classes. */
@@ -142,25 +194,37 @@ static inline void write_along(writing what, const xf_rows *x, const xf_target *
     const real *kept = p->kept == XF_KEPT_OUT    ? (const real *)out->row[i]
                        : p->kept == XF_KEPT_ROWS ? (real *)p->tile + i * p->classes
                                                  : NULL;
-    const bool several = p->classes > SEGMENT;
+    const bool exponentials = what != WRITE_LOGARITHM, several = p->classes > SEGMENT;
     factors f = row_factors(p, i);
-    real m = -INFINITY;
+    set_scale(&f, what == WRITE_SCALED ? f.scale : v_set1(1));
+    real m = several ? -INFINITY : state(p, MAXIMUM)[i];
     for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += BLOCK) {
         const ptrdiff_t n = block_length(p->classes, j0);
-        if (what != WRITE_LOGARITHM && several && j0 % SEGMENT == 0) {
-            if (kept)
+        if (exponentials && j0 % SEGMENT == 0) {
+            if (kept && several)
                 m = ((const real *)p->top)[j0 / SEGMENT];
-            for (ptrdiff_t j = j0; !kept && j < p->classes && j < j0 + SEGMENT; j += BLOCK) {
+            for (ptrdiff_t j = j0; !kept && several && j < p->classes && j < j0 + SEGMENT;
+                 j += BLOCK) {
                 const ptrdiff_t length = block_length(p->classes, j);
                 real b = block_maximum(fetch(x, i, j, length, p->block[0]), length);
                 m = b > m ? b : m;
             }
-            at_segment(&f, v_set1(m));
+            if (!kept)
+                f.exp = row_exp_of(v_set1(finite_maximum(m)), false);
+            if (several) {
+                real up, down;
+                fall(what, p, i, m, &up, &down);
+                f.up = v_set1(up);
+                f.down = v_set1(down);
+            }
         }
         const real *c = t ? fetch_target(t, i, j0, n, p->block[1]) : NULL;
         const real *from = kept ? kept + j0 : fetch(x, i, j0, n, p->block[0]);
         real *to = place(out, i, j0, p->block[0]);
-        write_block(what, kept != NULL, several, from, c, n, &f, to);
+        if (kept)
+            write_as(what, true, from, c, n, &f, to);
+        else
+            write_as(what, false, from, c, n, &f, to);
         put(out, i, j0, n, to);
     }
     if (own && p->label[i] >= 0)
@@ -171,19 +235,31 @@ static inline void write_along(writing what, const xf_rows *x, const xf_target *
 static inline void write_across(writing what, const xf_rows *x, const xf_target *t, xf_panel *p,
                                 const xf_out *out, const real *own)
 {
-    const bool kept = p->kept == XF_KEPT_TILE, several = p->classes > SEGMENT;
+    const bool kept = p->kept == XF_KEPT_TILE, exponentials = what != WRITE_LOGARITHM,
+               several = p->classes > SEGMENT;
     real *tile = (real *)p->tile[0], *target = (real *)p->tile[1];
     factors f = tile_factors(p);
-    vec top = v_set1(-INFINITY);
+    set_scale(&f, what == WRITE_SCALED ? f.scale : v_set1(1));
+    vec top = several ? v_set1(-INFINITY) : f.maximum;
     for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += BLOCK) {
         const ptrdiff_t n = block_length(p->classes, j0);
-        if (what != WRITE_LOGARITHM && several && j0 % SEGMENT == 0) {
-            for (ptrdiff_t j = j0; j < p->classes && j < j0 + SEGMENT; j += BLOCK) {
+        if (exponentials && j0 % SEGMENT == 0) {
+            for (ptrdiff_t j = j0; several && j < p->classes && j < j0 + SEGMENT; j += BLOCK) {
                 const ptrdiff_t length = block_length(p->classes, j);
+                vec least = top;
                 read_tile(x, j, length, tile);
-                top = v_max(tile_maximum(tile, length), top);
+                tile_range(tile, length, &least, &top);
             }
-            at_segment(&f, top);
+            if (!kept)
+                f.exp = row_exp_of(v_max(v_set1(-REAL_MAX), top), true);
+            if (several) {
+                real m[LANES], up[LANES], down[LANES];
+                v_store(m, top);
+                for (int i = 0; i < LANES; i++)
+                    fall(what, p, i, m[i], &up[i], &down[i]);
+                f.up = v_load(up);
+                f.down = v_load(down);
+            }
         }
         if (!kept) {
             read_tile(x, j0, n, tile);
@@ -192,7 +268,7 @@ static inline void write_across(writing what, const xf_rows *x, const xf_target 
         }
         for (ptrdiff_t j = 0; j < n; j++) {
             vec a = v_load(tile + j * LANES), c = t ? v_load(target + j * LANES) : v_zero();
-            v_store(tile + j * LANES, written(what, kept, several, a, c, &f));
+            v_store(tile + j * LANES, written(what, kept, true, a, c, &f));
         }
         for (int i = 0; own && i < p->rows; i++)
             if (p->label[i] >= j0 && p->label[i] < j0 + n)
@@ -221,14 +297,14 @@ static void softmax_gradient(const xf_rows *x, const xf_target *t, xf_panel *p, 
     else
         write_rows(WRITE_SCALED, x, NULL, p, out, own);
     for (int i = 0; i < p->rows; i++)
-        if (p->weight[i] < 0)
+        if (!(p->weight[i] > 0))
             clear(out, i, p->classes);
 }
 
 static void logsumexp(const xf_rows *x, xf_panel *p, const xf_out *out)
 {
     statistics(x, NULL, p, out, false);
-    vec m = v_load(state(p, MAXIMUM)), s = v_load(state(p, SUM));
+    vec m = v_load(state(p, MAXIMUM)), s = v_load(state(p, HELD));
     vec finite = v_add(m, finish_log(p)), lse = v_select(v_eq(s, s), m, s);
     real value[LANES];
     v_store(value, v_select(v_eq(v_sub(m, m), v_zero()), finite, lse));

@@ -1,13 +1,15 @@
-/* The first pass over softmax rows: of a row x with its maximum m and d_j = x_j - m the sum
-   s' = sum exp(d_j) without the maximum's own term, and of its target t the sums T = sum t_j and
-   D = -sum t_j d_j. Lanes lie along the classes of a row, or across the rows of a panel.
+/* The first pass over softmax rows: of a row x with its maximum m the sum s' = sum exp(x_j - m) without
+   the terms of m itself, and of its target t the sums T = sum t_j and D = sum t_j (m - x_j). Lanes lie
+   along the classes of a row, or across the rows of a panel.
 
-   The maximum is that of the segments so far: a segment that raises it holds out all terms equal to
-   it, and the sum before is rescaled. Rows of one block stay in the compute type, those of several
+   m is the maximum of the segments so far. The terms equal to it are held out of the sum and counted;
+   when it rises, they and the sum are rescaled. Sums of exponentials are held times 2^EXP_SCALE, as
+   the exponentials are (simd/exp_row.h). Rows of one block stay in the compute type, those of several
    are summed in double. */
 
-/* What a panel keeps of each row between its passes, each a vector over the rows. */
-enum { LABEL_LOGIT, MAXIMUM, SUM, MASS, DOT, LOG, ZETA, INVERSE, SCALE, OWN_GRADIENT };
+/* What a panel keeps of each row between its passes, each a vector over the rows. HELD is s' times
+   2^EXP_SCALE, SUM s' itself. */
+enum { LABEL_LOGIT, MAXIMUM, HELD, SUM, MASS, DOT, LOG, ZETA, INVERSE, SCALE, OWN_GRADIENT };
 static inline real *state(xf_panel *p, int which) { return (real *)p->state[which]; }
 
 /* Classes that are read for their maximum before they are summed: 16 kB, half of an L1 cache. */
@@ -20,6 +22,8 @@ static inline real *state(xf_panel *p, int which) { return (real *)p->state[whic
 /* The sums of one row over its blocks so far. */
 typedef struct {
     real maximum;
+    bool
+        general; /* whether exponentials are, of the segment before and so most likely of the next */
     double sum, held, mass, dot; /* held: the terms exp(0) that sum leaves out */
 } running;
 
@@ -27,101 +31,145 @@ static inline real finite_maximum(real m) { return m < -REAL_MAX ? -REAL_MAX : m
 
 static inline void raise_maximum(running *a, real to)
 {
-    double rise = (double)to - (double)finite_maximum(a->maximum);
-    a->sum = (a->sum + a->held) * exp_rescale(-rise);
+    const real from = finite_maximum(a->maximum);
+    a->sum = (a->sum + a->held * EXP_ONE) * exp_of_fall(from, to);
+    a->held = 0;
     if (a->mass != 0)
-        a->dot += a->mass * rise;
+        a->dot += a->mass * ((double)to - (double)from);
     a->maximum = to;
 }
 
-static inline real block_maximum(const real *x, ptrdiff_t n)
+typedef struct {
+    real least, most;
+} range;
+
+static inline range block_range(const real *x, ptrdiff_t n)
 {
-    const vec least = v_set1(-INFINITY);
-    vec a = least, b = least;
+    const vec top = v_set1(INFINITY), bottom = v_set1(-INFINITY);
+    vec most[2] = {bottom, bottom}, least[2] = {top, top};
     ptrdiff_t j = 0;
     for (; j + CHAINS <= n; j += CHAINS) {
         prefetch_two(x + j, AHEAD);
-        a = v_max(v_load(x + j), a);
-        b = v_max(v_load(x + j + LANES), b);
+        for (int c = 0; c < 2; c++) {
+            const vec a = v_load(x + j + c * LANES);
+            most[c] = v_max(a, most[c]);
+            least[c] = v_min(a, least[c]);
+        }
     }
-    for (; j < n; j += LANES)
-        a = v_max(load_to(x + j, n - j, least), a);
-    return v_fold_max(v_max(a, b));
+    for (; j < n; j += LANES) {
+        most[0] = v_max(load_to(x + j, n - j, bottom), most[0]);
+        least[0] = v_min(load_to(x + j, n - j, top), least[0]);
+    }
+    return (range){v_fold_min(v_min(least[0], least[1])), v_fold_max(v_max(most[0], most[1]))};
 }
 
-/* The accumulators of a sum over a block of exp(x - max), and one step of chain c.  held: without
-   the terms equal to max, which are counted; watched: sees whether an x is not below max; keep:
-   where the exponentials go. */
+static inline real block_maximum(const real *x, ptrdiff_t n) { return block_range(x, n).most; }
+
+/* Do the exponentials of a row with maximum m take the general form? */
+static inline bool is_general(real m, real least)
+{
+    return !(FUSED && -LARGEST_FAST < m && m < LARGEST_FAST && m - least <= LOWEST_FAST);
+}
+
+/* The accumulators of a sum over a block, and one step of chain c.  held: without the terms equal to
+   the maximum, which are counted; keep: where the exponentials go. */
 typedef struct {
-    vec sum[2], equal, sign;
+    vec sum[2], equal;
 } chains;
 
-INLINE void add_exp(chains *s, int c, vec x, vec d, vec e, vec max, bool held, bool watched)
+INLINE void add_exp(chains *s, int c, vec x, vec e, vec max, bool held, real *keep, ptrdiff_t n)
 {
+    mask equal;
     if (held) {
-        mask equal = v_eq(x, max);
+        equal = v_eq(x, max);
         s->equal = v_count(s->equal, equal);
-        e = v_drop(equal, e);
     }
-    if (watched)
-        s->sign = v_iand(s->sign, d);
-    s->sum[c] = v_add(s->sum[c], e);
+    if (keep)
+        store_to(keep, held ? v_select(equal, v_set1(EXP_ONE), e) : e, n);
+    s->sum[c] = v_add(s->sum[c], held ? v_drop(equal, e) : e);
 }
 
-INLINE real sum_exp(const real *x, ptrdiff_t n, real m, bool held, bool watched, real *keep,
-                    ptrdiff_t ahead, real *count, bool *below)
+/* So many vectors in lockstep as the registers hold: the steps of one exponential wait for each other. */
+#define GROUP (REGS == 1 ? 4 : 1)
+INLINE void sum_step(const real *x, int chain, int group, const row_exp *f, bool general, bool held,
+                     bool watched, real *keep, chains *s, vec *seen)
 {
-    const vec max = v_set1(m), least = v_set1(-INFINITY);
-    chains s = {{v_zero(), v_zero()}, v_zero(), v_set1((real)-0.0)};
-    ptrdiff_t j = 0;
-    for (; j + CHAINS <= n; j += CHAINS) {
-        prefetch_two(x + j, ahead);
-        const vec a = v_load(x + j), b = v_load(x + j + LANES);
-        const vec d[2] = {v_sub(a, max), v_sub(b, max)};
-        vec e[2] = {d[0], d[1]};
-        v_exp_of(e, 2);
-        if (keep) {
-            v_store(keep + j, e[0]);
-            v_store(keep + j + LANES, e[1]);
-        }
-        add_exp(&s, 0, a, d[0], e[0], max, held, watched);
-        add_exp(&s, 1, b, d[1], e[1], max, held, watched);
+    vec a[GROUP], e[GROUP], z[GROUP];
+    for (int c = 0; c < group; c++)
+        a[c] = v_hold(v_load(x + c * LANES));
+    v_row_exp(f, false, general, a, e, z, group);
+    for (int c = 0; c < group; c++) {
+        if (watched)
+            *seen = v_seen(general, *seen, z[c]);
+        add_exp(s, (chain + c) % 2, a[c], e[c], f->maximum, held, keep ? keep + c * LANES : NULL,
+                LANES);
     }
+}
+
+/* An even number of vectors. */
+INLINE void sum_steps(const real *x, int vectors, const row_exp *f, bool general, bool held,
+                      bool watched, real *keep, ptrdiff_t ahead, chains *s, vec *seen)
+{
+    const int group = vectors < GROUP ? vectors : GROUP;
+    for (int c = 0; c < vectors; c += 2)
+        prefetch_two(x + c * LANES, ahead);
+    for (int c = 0; c < vectors; c += group)
+        sum_step(x + c * LANES, c, group, f, general, held, watched, keep ? keep + c * LANES : NULL,
+                 s, seen);
+}
+
+/* watched: *below becomes false where an x is not below the maximum or, unless general, out of reach. */
+INLINE real sum_exp(const real *x, ptrdiff_t n, const row_exp *of, bool general, bool held,
+                    bool watched, real *keep, ptrdiff_t ahead, real *count, bool *below)
+{
+    const vec least = v_set1(-INFINITY);
+    const row_exp here = row_exp_once(of), *f = &here;
+    chains s = {{v_zero(), v_zero()}, v_zero()};
+    vec seen = general ? least : v_zero();
+    ptrdiff_t j = 0;
+    for (; GROUP > 2 && j + GROUP * LANES <= n; j += GROUP * LANES)
+        sum_steps(x + j, GROUP, f, general, held, watched, keep ? keep + j : NULL, ahead, &s,
+                  &seen);
+    for (; j + CHAINS <= n; j += CHAINS)
+        sum_steps(x + j, 2, f, general, held, watched, keep ? keep + j : NULL, ahead, &s, &seen);
+    if (watched && n >= CHAINS)
+        *below = v_all_below(general, seen);
     for (int c = 0; j < n; c++, j += LANES) {
-        const vec a = load_to(x + j, n - j, least), d = v_sub(a, max), e = v_exp(d);
-        if (keep)
-            store_to(keep + j, e, n - j);
-        add_exp(&s, c, a, d, e, max, held, watched);
+        const vec a = load_to(x + j, n - j, least);
+        vec e, z;
+        v_row_exp(f, false, true, &a, &e, &z, 1);
+        if (watched && !v_all(v_lt(a, f->maximum)))
+            *below = false;
+        add_exp(&s, c, a, e, f->maximum, held, keep ? keep + j : NULL, n - j);
     }
     if (held)
         *count = v_fold_add(v_counted(s.equal));
-    if (watched)
-        *below = v_all(v_lt(v_ior(s.sign, v_set1(1)), v_zero()));
     return v_fold_add(v_add(s.sum[0], s.sum[1]));
 }
 
-/* The sum without the terms equal to m, which are counted; `keep` may be NULL. */
-static real sum_held(const real *x, ptrdiff_t n, real m, real *keep, ptrdiff_t ahead, real *count)
+/* The sum without the terms equal to the maximum, of which there are `count`; `keep` may be NULL. */
+static real sum_block_exp(const real *x, ptrdiff_t n, const row_exp *f, bool general, bool held,
+                          real *keep, ptrdiff_t ahead, real *count)
 {
-    return keep ? sum_exp(x, n, m, true, false, keep, ahead, count, NULL)
-                : sum_exp(x, n, m, true, false, NULL, ahead, count, NULL);
+#define SUM_EXP(general, held, keep) \
+    sum_exp(x, n, f, general, held, false, keep, ahead, count, NULL)
+    *count = 0;
+    if (!FUSED || general) {
+        if (held)
+            return keep ? SUM_EXP(true, true, keep) : SUM_EXP(true, true, NULL);
+        return keep ? SUM_EXP(true, false, keep) : SUM_EXP(true, false, NULL);
+    }
+    if (held)
+        return keep ? SUM_EXP(false, true, keep) : SUM_EXP(false, true, NULL);
+    return keep ? SUM_EXP(false, false, keep) : SUM_EXP(false, false, NULL);
 }
 
-/* The sum where no x is equal to m, or all are to be added. */
-static real sum_plain(const real *x, ptrdiff_t n, real m, real *keep, ptrdiff_t ahead)
+/* The sum of what is expected to be below the maximum and within reach. */
+static real sum_watched(const real *x, ptrdiff_t n, const row_exp *f, bool general, bool *below)
 {
-    return keep ? sum_exp(x, n, m, false, false, keep, ahead, NULL, NULL)
-                : sum_exp(x, n, m, false, false, NULL, ahead, NULL, NULL);
-}
-
-/* The sum, void where an x is above m: then *above is set. */
-static real sum_watched(const real *x, ptrdiff_t n, real m, bool *above)
-{
-    bool below;
-    real sum = sum_exp(x, n, m, false, true, NULL, AHEAD, NULL, &below);
-    if (!below) /* or equal */
-        *above = block_maximum(x, n) > m;
-    return sum;
+    *below = true;
+    return !FUSED || general ? sum_exp(x, n, f, true, false, true, NULL, AHEAD, NULL, below)
+                             : sum_exp(x, n, f, false, false, true, NULL, AHEAD, NULL, below);
 }
 
 /* t (x - m), 0 where t is. */
@@ -145,83 +193,116 @@ static inline void add_target(const real *x, const xf_target *t, xf_panel *p, in
 }
 
 /* Adds a segment that need not be kept, if nothing in it is above the maximum so far. */
-static inline bool add_below(const real *x, ptrdiff_t n, running *a)
+static inline bool add_below(const real *x, ptrdiff_t n, const row_exp *f, running *a)
 {
     const real m = finite_maximum(a->maximum);
-    double sum = a->sum;
-    bool above = false;
-    for (ptrdiff_t j = 0; j < n && !above; j += BLOCK)
-        sum += sum_watched(x + j, block_length(n, j), m, &above);
-    if (!above)
-        a->sum = sum;
-    return !above;
-}
-
-/* Adds a segment whose blocks have the maxima `top`; a new maximum is held out. */
-static inline void add_segment(const real *x, ptrdiff_t n, const real *top, bool rises, real *keep,
-                               ptrdiff_t ahead, running *a)
-{
-    const real m = finite_maximum(a->maximum);
-    if (rises)
-        a->held = 0;
+    double sum = a->sum, held = a->held;
     for (ptrdiff_t j = 0; j < n; j += BLOCK) {
         const ptrdiff_t length = block_length(n, j);
-        real *to = keep ? keep + j : NULL, count = 0;
-        if (rises && top[j / BLOCK] == m)
-            a->sum += sum_held(x + j, length, m, to, ahead, &count);
-        else
-            a->sum += sum_plain(x + j, length, m, to, ahead);
+        bool below;
+        real part = sum_watched(x + j, length, f, a->general, &below), count = 0;
+        if (!below) {
+            const range r = block_range(x + j, length);
+            if (r.most > m)
+                return false;
+            a->general = is_general(m, r.least);
+            part = sum_block_exp(x + j, length, f, a->general, r.most == m, NULL, AHEAD, &count);
+        }
+        sum += part;
+        held += count;
+    }
+    a->sum = sum;
+    a->held = held;
+    return true;
+}
+
+/* Adds a segment whose blocks have the maxima `top`. */
+static inline void add_segment(const real *x, ptrdiff_t n, const real *top, const row_exp *f,
+                               real *keep, ptrdiff_t ahead, running *a)
+{
+    const real m = finite_maximum(a->maximum);
+    for (ptrdiff_t j = 0; j < n; j += BLOCK) {
+        real count;
+        a->sum += sum_block_exp(x + j, block_length(n, j), f, a->general, top[j / BLOCK] == m,
+                                keep ? keep + j : NULL, ahead, &count);
         a->held += count;
     }
 }
 
+/* What is known of a segment before it is summed: its blocks' maxima, and the range of all. */
+typedef struct {
+    real top[SEGMENT / BLOCK];
+    range all;
+} survey;
+
+static inline survey survey_of(const real *x, ptrdiff_t n)
+{
+    survey s = {.all = {INFINITY, -INFINITY}};
+    for (ptrdiff_t j = 0; j < n; j += BLOCK) {
+        const range r = block_range(x + j, block_length(n, j));
+        s.top[j / BLOCK] = r.most;
+        s.all.most = r.most > s.all.most ? r.most : s.all.most;
+        s.all.least = r.least < s.all.least ? r.least : s.all.least;
+    }
+    return s;
+}
+
+/* The row that comes next, looked at before the one at hand is summed, so that its maximum is there in
+   time: that of a short row would be waited for. */
+typedef struct {
+    int row;
+    const real *x;
+    survey s;
+} upcoming;
+#define SHORT_ROW (4 * BLOCK)
+
+/* Where row i is widened: all of it where that is what is kept, else a segment at a time. */
+static inline real *row_buffer(xf_panel *p, int i)
+{
+    return (real *)p->tile + (p->kept == XF_KEPT_ROWS ? i * p->classes : i % 2 * SEGMENT);
+}
+
 /* Statistics of row i with its lanes along the classes. The exponentials go to `keep` if that is
-   not NULL, each less the maximum after its segment. `keep` may be the row itself: whatever else
-   needs the logits comes first. Rows of another type are widened into `buffer`, a segment at a time,
-   or all of it where that is what is kept. */
+   not NULL, each of the maximum after its segment. `keep` may be the row itself: whatever else
+   needs the logits comes first. */
 static inline void row_statistics(const xf_rows *rows, const xf_target *t, xf_panel *p, int i,
-                                  real *buffer, real *keep)
+                                  real *keep, upcoming *soon)
 {
     running a = {.maximum = -INFINITY};
-    const ptrdiff_t classes = p->classes,
-                    next = rows->row[i + 1 < p->rows ? i + 1 : i] - rows->row[i];
-    if (classes <= BLOCK) {
-        const real *x = fetch(rows, i, 0, classes, buffer);
-        const real m = block_maximum(x, classes);
-        real count = 0, sum;
-        a.maximum = m;
+    row_exp f;
+    real *const buffer = row_buffer(p, i);
+    const ptrdiff_t classes = p->classes;
+    const int following = i + 1 < p->rows ? i + 1 : i;
+    for (ptrdiff_t j0 = 0; j0 < classes; j0 += SEGMENT) {
+        const ptrdiff_t n = classes - j0 < SEGMENT ? classes - j0 : SEGMENT;
+        const real *x =
+            soon->row == i ? soon->x : fetch(rows, i, j0, n, buffer == keep ? buffer + j0 : buffer);
+        const bool done = !keep && j0 > 0 && add_below(x, n, &f, &a); /* most often m stays */
+        survey s = {.all = {INFINITY, -INFINITY}};
+        if (!done)
+            s = soon->row == i ? soon->s : survey_of(x, n);
+        const bool rises = s.all.most > a.maximum;
+        if (rises)
+            raise_maximum(&a, s.all.most);
+        if (rises || j0 == 0)
+            f = row_exp_of(v_set1(finite_maximum(a.maximum)), false);
         if (t)
-            add_target(x, t, p, i, 0, classes, &a);
-        if (m > -INFINITY)
-            sum = sum_held(x, classes, m, keep, next, &count);
-        else
-            sum = sum_plain(x, classes, -REAL_MAX, keep, next);
-        state(p, SUM)[i] = sum + (count - 1);
-    } else {
-        for (ptrdiff_t j0 = 0; j0 < classes; j0 += SEGMENT) {
-            const ptrdiff_t n = classes - j0 < SEGMENT ? classes - j0 : SEGMENT;
-            const real *x = fetch(rows, i, j0, n, buffer == keep ? buffer + j0 : buffer);
-            bool done = !keep && j0 > 0 && add_below(x, n, &a); /* most often the maximum stays */
-            real top[SEGMENT / BLOCK], m = -INFINITY;
-            for (ptrdiff_t j = 0; !done && j < n; j += BLOCK) {
-                real b = block_maximum(x + j, block_length(n, j));
-                top[j / BLOCK] = b;
-                m = b > m ? b : m;
-            }
-            const bool rises = m > a.maximum;
-            if (rises)
-                raise_maximum(&a, m);
-            if (t)
-                add_target(x, t, p, i, j0, n, &a);
-            if (!done) {
-                ptrdiff_t ahead = j0 + SEGMENT < classes ? n * (ptrdiff_t)sizeof(real) : next;
-                add_segment(x, n, top, rises, keep ? keep + j0 : NULL, ahead, &a);
-            }
-            if (keep)
-                ((real *)p->top)[j0 / SEGMENT] = a.maximum;
+            add_target(x, t, p, i, j0, n, &a);
+        if (classes <= SHORT_ROW && following != i) {
+            soon->row = following;
+            soon->x = fetch(rows, following, 0, classes, row_buffer(p, following));
+            soon->s = survey_of(soon->x, classes);
         }
-        state(p, SUM)[i] = (real)(a.sum + (a.held - 1));
+        if (!done) {
+            const ptrdiff_t ahead = j0 + SEGMENT < classes ? n * (ptrdiff_t)sizeof(real)
+                                                           : rows->row[following] - rows->row[i];
+            a.general = is_general(finite_maximum(a.maximum), s.all.least);
+            add_segment(x, n, s.top, &f, keep ? keep + j0 : NULL, ahead, &a);
+        }
+        if (keep)
+            ((real *)p->top)[j0 / SEGMENT] = a.maximum;
     }
+    state(p, HELD)[i] = (real)(a.sum + (a.held - 1) * EXP_ONE);
     state(p, MAXIMUM)[i] = a.maximum;
     state(p, MASS)[i] = (real)a.mass;
     state(p, DOT)[i] = (real)a.dot;
@@ -239,64 +320,84 @@ static inline soon next_panel(const xf_rows *x)
     return (soon){x->row[0] + LANES * apart, packed(x->type, x->step) ? 64 : x->step};
 }
 
-/* The maximum of each row of a tile; sum of exp(x - max) of each without the terms equal to `hold`
-   (nan: none), which are counted. Overwrites the tile with all exp if it is to be kept. */
-INLINE vec tile_maximum(const real *x, ptrdiff_t n)
+/* The maximum of each row of a tile, from *most on, and its minimum. */
+INLINE void tile_range(const real *x, ptrdiff_t n, vec *least, vec *most)
 {
-    vec a = v_set1(-INFINITY);
-    for (ptrdiff_t j = 0; j < n; j++)
-        a = v_max(v_load(x + j * LANES), a);
-    return a;
+    for (ptrdiff_t j = 0; j < n; j++) {
+        const vec a = v_load(x + j * LANES);
+        *most = v_max(a, *most);
+        *least = v_min(a, *least);
+    }
 }
 
-INLINE void tile_exp(real *x, int n, vec max, vec hold, vec *count, bool keep, vec *e)
+/* Does any row of a tile take the general form? */
+INLINE bool is_tile_general(vec m, vec least)
 {
-    vec a[2];
+    const vec limit = v_set1(LARGEST_FAST);
+    return !(FUSED && v_all(v_and(v_lt(v_max(m, v_neg(m)), limit),
+                                  v_le(v_sub(m, least), v_set1(LOWEST_FAST)))));
+}
+
+#define TILE_GROUP (REGS == 1 ? 2 : 1)
+
+/* The exponentials of n vectors of a tile without those of the maximum, which are counted. All of them
+   overwrite the tile if they are to be kept. */
+INLINE void tile_exp(real *x, int n, const row_exp *f, bool general, vec *count, bool keep, vec *e)
+{
+    vec a[TILE_GROUP], z[TILE_GROUP];
+    for (int i = 0; i < n; i++)
+        a[i] = v_hold(v_load(x + i * LANES));
+    v_row_exp(f, true, general, a, e, z, n);
     for (int i = 0; i < n; i++) {
-        a[i] = v_load(x + i * LANES);
-        e[i] = v_sub(a[i], max);
-    }
-    v_exp_of(e, n);
-    for (int i = 0; i < n; i++) {
-        const mask held = v_eq(a[i], hold);
+        const mask held = v_eq(a[i], f->maximum);
         if (keep)
-            v_store(x + i * LANES, e[i]);
+            v_store(x + i * LANES, v_select(held, v_set1(EXP_ONE), e[i]));
         *count = v_count(*count, held);
         e[i] = v_drop(held, e[i]);
     }
 }
 
-INLINE void prefetch_pair(const soon *next, ptrdiff_t j)
+INLINE void prefetch_lines(const soon *next, ptrdiff_t j, int n)
 {
-    prefetch(next->at, j * next->step);
-    prefetch(next->at, (j + 1) * next->step);
+    for (int i = 0; i < n; i++)
+        prefetch(next->at, (j + i) * next->step);
 }
 
-INLINE vec tile_sum_held(real *x, ptrdiff_t n, vec max, vec hold, vec *count, bool keep,
-                         const xf_rows *rows)
+INLINE vec tile_sum_as(real *x, ptrdiff_t n, const row_exp *f, bool general, vec *count, bool keep,
+                       const xf_rows *rows)
 {
     vec sum[CHAINS], equal = v_zero();
     const soon next = next_panel(rows);
     const ptrdiff_t first = n < CHAINS ? n : CHAINS;
     ptrdiff_t j = 0;
-    for (; j + 2 <= first; j += 2) {
-        prefetch_pair(&next, j);
-        tile_exp(x + j * LANES, 2, max, hold, &equal, keep, sum + j);
+    for (; j + TILE_GROUP <= first; j += TILE_GROUP) {
+        prefetch_lines(&next, j, TILE_GROUP);
+        tile_exp(x + j * LANES, TILE_GROUP, f, general, &equal, keep, sum + j);
     }
-    for (; j + 2 <= n; j += 2) {
-        vec e[2];
-        prefetch_pair(&next, j);
-        tile_exp(x + j * LANES, 2, max, hold, &equal, keep, e);
-        sum[j % CHAINS] = v_add(sum[j % CHAINS], e[0]);
-        sum[j % CHAINS + 1] = v_add(sum[j % CHAINS + 1], e[1]);
+    for (; j + TILE_GROUP <= n; j += TILE_GROUP) {
+        vec e[TILE_GROUP];
+        prefetch_lines(&next, j, TILE_GROUP);
+        tile_exp(x + j * LANES, TILE_GROUP, f, general, &equal, keep, e);
+        for (int i = 0; i < TILE_GROUP; i++)
+            sum[j % CHAINS + i] = v_add(sum[j % CHAINS + i], e[i]);
     }
     if (j < n) {
         vec e;
-        tile_exp(x + j * LANES, 1, max, hold, &equal, keep, &e);
+        tile_exp(x + j * LANES, 1, f, general, &equal, keep, &e);
         sum[j % CHAINS] = j < CHAINS ? e : v_add(sum[j % CHAINS], e);
     }
     *count = v_counted(equal);
     return fold_chains(sum, n);
+}
+
+static inline vec tile_sum(real *x, ptrdiff_t n, const row_exp *f, bool general, vec *count,
+                           bool keep, const xf_rows *rows)
+{
+    if (!FUSED || general)
+        return keep ? tile_sum_as(x, n, f, true, count, true, rows)
+                    : tile_sum_as(x, n, f, true, count, false, rows);
+    return keep ? tile_sum_as(x, n, f, false, count, true, rows)
+                : tile_sum_as(x, n, f, false, count, false, rows);
 }
 
 /* sum t (x - max) and sum t of each row of a tile. */
@@ -338,18 +439,19 @@ static inline void tile_statistics(const xf_rows *x, const xf_target *t, xf_pane
         read_tile(x, 0, n, tile);
         if (labelled)
             tile_label_logits(tile, p);
-        vec m = tile_maximum(tile, n), finite = v_max(v_set1(-REAL_MAX), m), held;
+        vec m = v_set1(-INFINITY), least = v_set1(INFINITY), held;
+        tile_range(tile, n, &least, &m);
+        const vec finite = v_max(v_set1(-REAL_MAX), m);
         if (t) {
             vec mass;
             read_target(t, 0, n, target);
             v_store(state(p, DOT), v_sub(v_zero(), tile_dot(tile, target, n, finite, &mass)));
             v_store(state(p, MASS), mass);
         }
-        /* A row whose maximum is -inf holds nothing out. */
-        vec hold = v_select(v_lt(m, v_set1(-REAL_MAX)), v_set1(NAN), m);
-        vec sum = p->wants_gradient ? tile_sum_held(tile, n, finite, hold, &held, true, x)
-                                    : tile_sum_held(tile, n, finite, hold, &held, false, x);
-        v_store(state(p, SUM), v_add(sum, v_sub(held, v_set1(1))));
+        const row_exp f = row_exp_of(finite, true);
+        vec sum =
+            tile_sum(tile, n, &f, is_tile_general(finite, least), &held, p->wants_gradient, x);
+        v_store(state(p, HELD), v_fma(v_sub(held, v_set1(1)), v_set1(EXP_ONE), sum));
         v_store(state(p, MAXIMUM), m);
         p->kept = p->wants_gradient ? XF_KEPT_TILE : XF_KEPT_NOTHING;
         return;
@@ -360,26 +462,26 @@ static inline void tile_statistics(const xf_rows *x, const xf_target *t, xf_pane
     running a[LANES];
     for (int i = 0; i < LANES; i++)
         a[i] = (running){.maximum = -INFINITY};
-    real finite[LANES], hold[LANES], sum[LANES], held[LANES], dot[LANES], mass[LANES];
+    row_exp f;
+    bool general = true;
+    real finite[LANES], sum[LANES], held[LANES], dot[LANES], mass[LANES];
     for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += BLOCK) {
         ptrdiff_t n = block_length(p->classes, j0);
         if (j0 % SEGMENT == 0) {
-            vec top = v_set1(-INFINITY);
+            vec top = v_set1(-INFINITY), least = v_set1(INFINITY);
             for (ptrdiff_t j = j0; j < p->classes && j < j0 + SEGMENT; j += BLOCK) {
                 ptrdiff_t length = block_length(p->classes, j);
                 read_tile(x, j, length, tile);
-                top = v_max(tile_maximum(tile, length), top);
+                tile_range(tile, length, &least, &top);
             }
             v_store(sum, top);
             for (int i = 0; i < LANES; i++) {
-                hold[i] = NAN;
-                if (sum[i] > a[i].maximum) {
+                if (sum[i] > a[i].maximum)
                     raise_maximum(&a[i], sum[i]);
-                    hold[i] = sum[i];
-                    a[i].held = 0;
-                }
                 finite[i] = finite_maximum(a[i].maximum);
             }
+            f = row_exp_of(v_load(finite), true);
+            general = is_tile_general(v_load(finite), least);
         }
         read_tile(x, j0, n, tile);
         if (t) {
@@ -389,12 +491,11 @@ static inline void tile_statistics(const xf_rows *x, const xf_target *t, xf_pane
             v_store(mass, total);
         }
         vec count;
-        v_store(sum, tile_sum_held(tile, n, v_load(finite), v_load(hold), &count, false, x));
+        v_store(sum, tile_sum(tile, n, &f, general, &count, false, x));
         v_store(held, count);
         for (int i = 0; i < LANES; i++) {
             a[i].sum += sum[i];
-            if (hold[i] == hold[i])
-                a[i].held += held[i];
+            a[i].held += held[i];
             if (t) {
                 a[i].dot -= dot[i];
                 a[i].mass += mass[i];
@@ -403,7 +504,7 @@ static inline void tile_statistics(const xf_rows *x, const xf_target *t, xf_pane
     }
     for (int i = 0; i < LANES; i++) {
         state(p, MAXIMUM)[i] = a[i].maximum;
-        state(p, SUM)[i] = (real)(a[i].sum + (a[i].held - 1));
+        state(p, HELD)[i] = (real)(a[i].sum + (a[i].held - 1) * EXP_ONE);
         state(p, MASS)[i] = (real)a[i].mass;
         state(p, DOT)[i] = (real)a[i].dot;
     }
@@ -433,12 +534,11 @@ static inline void statistics(const xf_rows *x, const xf_target *t, xf_panel *p,
     if (labelled)
         label_logits(x, p);
     p->kept = where_to_keep(p, out);
+    upcoming soon = {.row = -1};
     for (int i = 0; i < p->rows; i++) {
-        real *buffer = (real *)p->tile, *keep = NULL;
-        if (p->kept == XF_KEPT_ROWS)
-            keep = buffer += i * p->classes;
-        else if (p->kept == XF_KEPT_OUT)
-            keep = (real *)out->row[i];
-        row_statistics(x, t, p, i, buffer, keep);
+        real *keep = p->kept == XF_KEPT_ROWS  ? row_buffer(p, i)
+                     : p->kept == XF_KEPT_OUT ? (real *)out->row[i]
+                                              : NULL;
+        row_statistics(x, t, p, i, keep, &soon);
     }
 }

@@ -2,25 +2,35 @@
    the Remez exchange for the relative error and rounded to REAL. The worst errors stated here are
    held by tests/test_math.py. */
 
-/* exp(d), d <= 0:  n = round(d / ln 2),  r = d - n ln 2 in [-ln 2 / 2, ln 2 / 2],
-   exp(d) = 2^n (1 + r + r^2 Q(r)).  exp(0) is exactly 1; below EXP_LOWEST the result is 0.
-   Approximation error: float 2^-28.2, double 2^-57.9. */
+/* Exponentials are held as 2^EXP_SCALE exp(d), d <= 0, which is a normal number wherever exp(d) is not
+   0 as REAL, and below: the range of the exponent above 1 would lie idle else.
+
+     n = round(d / ln 2),  r = d - n ln 2 in [-ln 2 / 2, ln 2 / 2],  exp(d) = 2^n (1 + r + r^2 Q(r))
+
+   exp(0) is exactly 1; below EXP_LOWEST the result is 0. Approximation error: float 2^-28.2, double
+   2^-57.9. */
 #define EXP_Q_DOUBLE                                                                             \
     {0x1.ad7f0356a3eb2p-26, 0x1.28adce73e17dcp-22, 0x1.71df262bde362p-19, 0x1.a01999adca517p-16, \
      0x1.a01a0129b48c8p-13, 0x1.6c16c1844b021p-10, 0x1.1111111127e83p-7,  0x1.55555555507f1p-5,  \
      0x1.55555555554f9p-3,  0x1.000000000000ap-1}
 /* Adding EXP_SHIFT leaves n, as a biased exponent, in the low bits. */
 #if XF_BITS == 32
-#define EXP_LOWEST -88.0f /* rounds to a 2^n of 0 */
-#define EXP_SHIFT (0x1.8p23f + 127)
+#define EXP_SCALE 64
+#define EXP_ONE 0x1p64f /* exp(0) as it is held */
+#define EXP_UNIT 0x1p-64f
+#define EXP_LOWEST -132.4f /* rounds to a 2^n of 0: n = -127 - EXP_SCALE */
+#define EXP_SHIFT (0x1.8p23f + 127 + EXP_SCALE)
 #define LOG2_E 0x1.715476p+0f
 #define LN2_HIGH 0x1.62e4p-1f /* 15 bits: n times it is exact */
 #define LN2_LOW 0x1.7f7d1cp-20f
 static const real EXP_Q[] = {0x1.6a2352p-10f, 0x1.123a6cp-7f, 0x1.5558f4p-5f, 0x1.55549p-3f,
                              0x1.fffffcp-2f};
 #else
-#define EXP_LOWEST -709.0
-#define EXP_SHIFT (0x1.8p52 + 1023)
+#define EXP_SCALE 512
+#define EXP_ONE 0x1p512
+#define EXP_UNIT 0x1p-512
+#define EXP_LOWEST -1064.0
+#define EXP_SHIFT (0x1.8p52 + 1023 + EXP_SCALE)
 #define LOG2_E 0x1.71547652b82fep+0
 #define LN2_HIGH 0x1.62e42fefa38p-1 /* 42 bits */
 #define LN2_LOW 0x1.ef35793c7673p-45
@@ -43,10 +53,10 @@ INLINE vec v_horner(vec x, const real *c, int n)
 #define ALL(statement)          \
     for (int i = 0; i < n; i++) \
         statement;
-INLINE void v_exp_of(vec *d, int n)
+INLINE void v_exp_held(vec *d, int n)
 {
     const vec shift = v_set1(EXP_SHIFT), one = v_set1(1);
-    vec z[2], p[2], r[2];
+    vec z[4], p[4], r[4];
     ALL(d[i] = v_max(v_set1(EXP_LOWEST), d[i])) /* nan stays */
     ALL(z[i] = v_fma(d[i], v_set1(LOG2_E), shift))
     ALL(r[i] = v_sub(z[i], shift))
@@ -64,8 +74,8 @@ INLINE void v_exp_of(vec *d, int n)
 
 INLINE vec v_exp(vec d)
 {
-    v_exp_of(&d, 1);
-    return d;
+    v_exp_held(&d, 1);
+    return v_mul(d, v_set1(EXP_UNIT));
 }
 
 /* log1p(f), f in [sqrt(1/2) - 1, sqrt(2) - 1].
@@ -195,23 +205,4 @@ INLINE vec v_log1p_unit(vec u)
     vec f = v_select(big, v_fma(v_set1((real)0.5), u, v_set1((real)-0.5)), u);
     vec r = v_log1p_small(f, v_keep(big, v_set1(LN2_LOW)));
     return v_add(r, v_keep(big, v_set1(LN2_HIGH)));
-}
-
-/* exp(d), d <= 0, of one double in plain arithmetic: the same bits with every instruction set.
-   Rescales the sum of a row when its maximum rises. */
-INLINE double exp_rescale(double d)
-{
-    static const double q[] = EXP_Q_DOUBLE;
-    const double shift = 0x1.8p52 + 1023;
-    if (!(d > -709.0))
-        return 0;
-    double z = d * 0x1.71547652b82fep+0 + shift, n = z - shift, p = q[0], scale;
-    double r = (d - n * 0x1.62e42fefa38p-1) - n * 0x1.ef35793c7673p-45;
-    for (int i = 1; i < 10; i++)
-        p = p * r + q[i];
-    uint64_t bits;
-    memcpy(&bits, &z, sizeof bits);
-    bits <<= 52;
-    memcpy(&scale, &bits, sizeof scale);
-    return ((p * r + 1) * r + 1) * scale;
 }

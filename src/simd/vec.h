@@ -65,6 +65,10 @@ DEFINE3(vec, fma, vec, vec, vec, F)
 #define F(i) r_max(a.r[i], b.r[i])
 DEFINE2(vec, max, vec, vec, F)
 #undef F
+/* a < b ? a : b */
+#define F(i) r_min(a.r[i], b.r[i])
+DEFINE2(vec, min, vec, vec, F)
+#undef F
 #define F(i) r_lt(a.r[i], b.r[i])
 DEFINE2(mask, lt, vec, vec, F)
 #undef F
@@ -109,6 +113,20 @@ DEFINE1(vec, ishl, vec, F)
 #undef F
 #define F(i) r_ishr(a.r[i])
 DEFINE1(vec, ishr, vec, F)
+#undef F
+#if FUSED /* only what has fused multiply-add looks into the table of exp_row.h */
+/* The bits of a above those that a table is entered with, CELL_BITS of them, as an exponent. */
+#define F(i) r_icells(a.r[i])
+DEFINE1(vec, icells, vec, F)
+#undef F
+/* From a table of CELLS entries, repeated to fill its vector, by the last bits of each lane. */
+#define F(i) r_lookup(a.r, b.r[i])
+DEFINE2(vec, lookup, vec, vec, F)
+#undef F
+#endif
+/* a in registers, so that it is not read again where it is used again. */
+#define F(i) r_hold(a.r[i])
+DEFINE1(vec, hold, vec, F)
 #undef F
 #undef DEFINE1
 #undef DEFINE2
@@ -178,6 +196,13 @@ INLINE real v_fold_add(vec a)
     a.r[0] = r_add(a.r[0], a.r[1]);
 #endif
     return r_fold_add(a.r[0]);
+}
+
+INLINE real v_fold_min(vec a)
+{
+    for (int i = 1; i < REGS; i++)
+        a.r[0] = r_min(a.r[0], a.r[i]);
+    return r_fold_min(a.r[0]);
 }
 
 INLINE real v_fold_max(vec a)

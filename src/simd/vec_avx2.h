@@ -10,6 +10,7 @@
 
 #define REG_BYTES 32
 #define REG_LANES (REG_BYTES * 8 / XF_BITS)
+#define FUSED 1
 #if XF_BITS == 32
 typedef __m256 reg;
 #define P(op) _mm256_##op##_ps
@@ -27,6 +28,11 @@ typedef reg msk; /* all bits of a lane set, or none */
 
 INLINE reg r_set1(real a) { return P(set1)(a); }
 INLINE reg r_load(const real *p) { return P(loadu)(p); }
+INLINE reg r_hold(reg a)
+{
+    __asm__("" : "+x"(a));
+    return a;
+}
 INLINE void r_store(real *p, reg a) { P(storeu)(p, a); }
 /* Past the caches, to a p aligned to a register. The pool's locks order it before what follows. */
 INLINE void r_stream(real *p, reg a) { P(stream)(p, a); }
@@ -45,6 +51,7 @@ INLINE reg r_sub(reg a, reg b) { return P(sub)(a, b); }
 INLINE reg r_mul(reg a, reg b) { return P(mul)(a, b); }
 INLINE reg r_div(reg a, reg b) { return P(div)(a, b); }
 INLINE reg r_fma(reg a, reg b, reg c) { return P(fmadd)(a, b, c); }
+INLINE reg r_min(reg a, reg b) { return P(min)(a, b); }
 INLINE reg r_max(reg a, reg b) { return P(max)(a, b); }
 
 INLINE msk r_lt(reg a, reg b) { return P(cmp)(a, b, _CMP_LT_OQ); }
@@ -63,6 +70,18 @@ INLINE reg r_iand(reg a, reg b) { return P(and)(a, b); }
 INLINE reg r_ior(reg a, reg b) { return P(or)(a, b); }
 INLINE reg r_ishl(reg a) { return TO_REAL(I(slli)(TO_INT(a), MANTISSA_BITS)); }
 INLINE reg r_ishr(reg a) { return TO_REAL(I(srli)(TO_INT(a), MANTISSA_BITS)); }
+INLINE reg r_icells(reg a) { return TO_REAL(I(slli)(TO_INT(a), MANTISSA_BITS - CELL_BITS)); }
+INLINE reg r_lookup(const reg *table, reg a)
+{
+#if XF_BITS == 32
+    return _mm256_permutevar8x32_ps(table[0], TO_INT(a));
+#else /* by halves, 2 i and 2 i + 1 */
+    const __m256 twice = _mm256_castsi256_ps(_mm256_slli_epi64(TO_INT(a), 1));
+    const __m256i even = _mm256_castps_si256(_mm256_moveldup_ps(twice)),
+                  half = _mm256_or_si256(even, _mm256_set1_epi64x(1LL << 32));
+    return _mm256_castps_pd(_mm256_permutevar8x32_ps(_mm256_castpd_ps(table[0]), half));
+#endif
+}
 
 /* The lanes folded by halves: l with l + 4, then l + 2, then l + 1. */
 #if XF_BITS == 32
@@ -82,6 +101,7 @@ INLINE reg r_ishr(reg a) { return TO_REAL(I(srli)(TO_INT(a), MANTISSA_BITS)); }
     }
 #endif
 FOLD(r_fold_add, add)
+FOLD(r_fold_min, min)
 FOLD(r_fold_max, max)
 #undef FOLD
 

@@ -11,6 +11,7 @@
 
 #define REG_BYTES 64
 #define REG_LANES (REG_BYTES * 8 / XF_BITS)
+#define FUSED 1
 #if XF_BITS == 32
 typedef __m512 reg;
 typedef __mmask16 msk;
@@ -33,6 +34,11 @@ typedef __mmask8 msk;
 
 INLINE reg r_set1(real a) { return P(set1)(a); }
 INLINE reg r_load(const real *p) { return P(loadu)(p); }
+INLINE reg r_hold(reg a)
+{
+    __asm__("" : "+v"(a));
+    return a;
+}
 INLINE void r_store(real *p, reg a) { P(storeu)(p, a); }
 /* Past the caches, to a p aligned to a register. The pool's locks order it before what follows. */
 INLINE void r_stream(real *p, reg a) { P(stream)(p, a); }
@@ -47,6 +53,7 @@ INLINE reg r_sub(reg a, reg b) { return P(sub)(a, b); }
 INLINE reg r_mul(reg a, reg b) { return P(mul)(a, b); }
 INLINE reg r_div(reg a, reg b) { return P(div)(a, b); }
 INLINE reg r_fma(reg a, reg b, reg c) { return P(fmadd)(a, b, c); }
+INLINE reg r_min(reg a, reg b) { return P(min)(a, b); }
 INLINE reg r_max(reg a, reg b) { return P(max)(a, b); }
 
 INLINE msk r_lt(reg a, reg b) { return CMP(a, b, _CMP_LT_OQ); }
@@ -65,6 +72,8 @@ INLINE reg r_iand(reg a, reg b) { return P(and)(a, b); }
 INLINE reg r_ior(reg a, reg b) { return P(or)(a, b); }
 INLINE reg r_ishl(reg a) { return TO_REAL(I(slli)(TO_INT(a), MANTISSA_BITS)); }
 INLINE reg r_ishr(reg a) { return TO_REAL(I(srli)(TO_INT(a), MANTISSA_BITS)); }
+INLINE reg r_icells(reg a) { return TO_REAL(I(slli)(TO_INT(a), MANTISSA_BITS - CELL_BITS)); }
+INLINE reg r_lookup(const reg *table, reg a) { return P(permutexvar)(TO_INT(a), table[0]); }
 
 /* The lanes folded by halves: l with l + 8, then l + 4, then l + 2, then l + 1. */
 #if XF_BITS == 32
@@ -86,6 +95,7 @@ INLINE reg r_ishr(reg a) { return TO_REAL(I(srli)(TO_INT(a), MANTISSA_BITS)); }
     }
 #endif
 FOLD(r_fold_add, add)
+FOLD(r_fold_min, min)
 FOLD(r_fold_max, max)
 #undef FOLD
 

@@ -5,6 +5,7 @@
 
 #define REG_BYTES 16
 #define REG_LANES (REG_BYTES * 8 / XF_BITS)
+#define FUSED 0
 #if XF_BITS == 32
 typedef __m128 reg;
 #define P(op) _mm_##op##_ps
@@ -22,6 +23,7 @@ typedef reg msk; /* all bits of a lane set, or none */
 
 INLINE reg r_set1(real a) { return P(set1)(a); }
 INLINE reg r_load(const real *p) { return P(loadu)(p); }
+INLINE reg r_hold(reg a) { return a; }
 INLINE void r_store(real *p, reg a) { P(storeu)(p, a); }
 /* Past the caches, to a p aligned to a register. The pool's locks order it before what follows. */
 INLINE void r_stream(real *p, reg a) { P(stream)(p, a); }
@@ -47,6 +49,7 @@ INLINE reg r_sub(reg a, reg b) { return P(sub)(a, b); }
 INLINE reg r_mul(reg a, reg b) { return P(mul)(a, b); }
 INLINE reg r_div(reg a, reg b) { return P(div)(a, b); }
 INLINE reg r_fma(reg a, reg b, reg c) { return P(add)(P(mul)(a, b), c); }
+INLINE reg r_min(reg a, reg b) { return P(min)(a, b); }
 INLINE reg r_max(reg a, reg b) { return P(max)(a, b); }
 
 INLINE msk r_lt(reg a, reg b) { return P(cmplt)(a, b); }
@@ -79,6 +82,7 @@ INLINE reg r_ishr(reg a) { return TO_REAL(I(srli)(TO_INT(a), MANTISSA_BITS)); }
     INLINE real name(reg a) { return _mm_cvtsd_f64(_mm_##op##_sd(a, _mm_unpackhi_pd(a, a))); }
 #endif
 FOLD(r_fold_add, add)
+FOLD(r_fold_min, min)
 FOLD(r_fold_max, max)
 #undef FOLD
 

@@ -4,6 +4,7 @@
 
 #define REG_BYTES 16
 #define REG_LANES (REG_BYTES * 8 / XF_BITS)
+#define FUSED 1
 #if XF_BITS == 32
 typedef float32x4_t reg;
 typedef uint32x4_t msk;
@@ -22,6 +23,7 @@ typedef uint64x2_t msk;
 
 INLINE reg r_set1(real a) { return P(vdupq_n)(a); }
 INLINE reg r_load(const real *p) { return P(vld1q)(p); }
+INLINE reg r_hold(reg a) { return a; }
 INLINE void r_store(real *p, reg a) { P(vst1q)(p, a); }
 /* Where other sets store past the caches. */
 INLINE void r_stream(real *p, reg a) { r_store(p, a); }
@@ -49,6 +51,7 @@ INLINE reg r_div(reg a, reg b) { return P(vdivq)(a, b); }
 INLINE reg r_fma(reg a, reg b, reg c) { return P(vfmaq)(c, a, b); }
 /* As on x86, b where either is nan. */
 INLINE reg r_max(reg a, reg b) { return P(vbslq)(P(vcgtq)(a, b), a, b); }
+INLINE reg r_min(reg a, reg b) { return P(vbslq)(P(vcltq)(a, b), a, b); }
 
 INLINE msk r_lt(reg a, reg b) { return P(vcltq)(a, b); }
 INLINE msk r_le(reg a, reg b) { return P(vcleq)(a, b); }
@@ -70,6 +73,24 @@ INLINE reg r_iand(reg a, reg b) { return TO_REAL(I(vandq)(TO_INT(a), TO_INT(b)))
 INLINE reg r_ior(reg a, reg b) { return TO_REAL(I(vorrq)(TO_INT(a), TO_INT(b))); }
 INLINE reg r_ishl(reg a) { return TO_REAL(I(vshlq_n)(TO_INT(a), MANTISSA_BITS)); }
 INLINE reg r_ishr(reg a) { return TO_REAL(I(vshrq_n)(TO_INT(a), MANTISSA_BITS)); }
+INLINE reg r_icells(reg a) { return TO_REAL(I(vshlq_n)(TO_INT(a), MANTISSA_BITS - CELL_BITS)); }
+/* By bytes: those of entry i are i times the size, and on. */
+INLINE reg r_lookup(const reg *table, reg a)
+{
+    const uint8x16x2_t entries = {{P(vreinterpretq_u8)(table[0]), P(vreinterpretq_u8)(table[1])}};
+#if XF_BITS == 32
+    const uint32x4_t i = vandq_u32(TO_INT(a), vdupq_n_u32(7));
+    const uint8x16_t byte =
+        vreinterpretq_u8_u32(vmlaq_u32(vdupq_n_u32(0x03020100), i, vdupq_n_u32(0x04040404)));
+    return vreinterpretq_f32_u8(vqtbl2q_u8(entries, byte));
+#else
+    static const uint8_t first[16] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 8, 8, 8, 8, 8, 8, 8},
+                         next[16] = {0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7};
+    const uint8x16_t i =
+        vandq_u8(vqtbl1q_u8(vreinterpretq_u8_f64(a), vld1q_u8(first)), vdupq_n_u8(3));
+    return vreinterpretq_f64_u8(vqtbl2q_u8(entries, vaddq_u8(vshlq_n_u8(i, 3), vld1q_u8(next))));
+#endif
+}
 
 /* The lanes folded by halves: l with l + 2, then l + 1. */
 INLINE real r_fold_add(reg a)
@@ -81,6 +102,7 @@ INLINE real r_fold_add(reg a)
     return vgetq_lane_f64(a, 0) + vgetq_lane_f64(a, 1);
 #endif
 }
+INLINE real r_fold_min(reg a) { return P(vminnmvq)(a); }
 INLINE real r_fold_max(reg a) { return P(vmaxnmvq)(a); }
 
 #if XF_BITS == 32
