@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xentfast.dropin.scipy as ours
+from cases import ISAS, UNFUSED_ISAS
+from xentfast import _kernels
 
 pytest.importorskip("scipy", minversion="1.17")
 stats = pytest.importorskip("scipy.stats")
@@ -22,6 +24,7 @@ distance = pytest.importorskip("scipy.spatial.distance")
 
 RTOL = {"float64": 1e-11, "float32": 2e-5, "float16": 3e-3}
 SPECIAL = ("logsumexp", "softmax", "log_softmax")
+FUSED_ISAS = [name for name in ISAS if name not in UNFUSED_ISAS]
 TERMS = ("entr", "rel_entr", "kl_div", "xlogy")
 
 
@@ -408,11 +411,25 @@ def test_terms_of_what_is_close(dtype: str, bound: float) -> None:
 def test_terms_have_the_same_bits_everywhere(threads: int) -> None:
     x, y = np.random.default_rng(0).exponential(size=(2, 300_001))
     for dtype in ("float32", "float64"):
+        a, b = x.astype(dtype), y.astype(dtype)
+        cut = list(zip(np.array_split(a, 7), np.array_split(b, 7), strict=True))
         for name in TERMS[1:]:
-            whole = getattr(ours, name)(x.astype(dtype), y.astype(dtype))
-            parts = [getattr(ours, name)(a.astype(dtype), b.astype(dtype)) for a, b in zip(
-                np.array_split(x, 7), np.array_split(y, 7), strict=True)]  # fmt: skip
-            np.testing.assert_array_equal(whole, np.concatenate(parts))
+            f = getattr(ours, name)
+            np.testing.assert_array_equal(f(a, b), np.concatenate([f(*part) for part in cut]))
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_terms_of_every_instruction_set(name: str, isa: str) -> None:
+    x, y = np.random.default_rng(1).exponential(size=(2, 1001))
+    for dtype, rtol in (("float32", 2e-6), ("float64", 4e-15)):
+        args = (x.astype(dtype), y.astype(dtype))[: 1 if name == "entr" else 2]
+        found, expected = getattr(ours, name)(*args), getattr(special, name)(*args)
+        np.testing.assert_allclose(found, expected, rtol, rtol)
+        if isa not in UNFUSED_ISAS:
+            before = _kernels.get_isa()
+            _kernels.set_isa(FUSED_ISAS[0])
+            np.testing.assert_array_equal(found, getattr(ours, name)(*args))
+            _kernels.set_isa(before)
 
 
 # --- what is left to SciPy ------------------------------------------------------------------------

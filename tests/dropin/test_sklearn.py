@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 import xentfast
 import xentfast.dropin.sklearn as ours
+from cases import ISAS, UNFUSED_ISAS
+from xentfast import _kernels
 
 pytest.importorskip("sklearn", minversion="1.9")
 metrics = pytest.importorskip("sklearn.metrics")
@@ -408,7 +410,7 @@ def test_refused_outputs() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("classes", [2, 3, 16, 127, 128, 129, 300])
-def test_half_losses_have_their_digits(dtype: str, classes: int) -> None:
+def test_half_losses_have_their_digits(dtype: str, classes: int, isa: str) -> None:
     rng = np.random.default_rng(classes)
     rows = 150
     x = (rng.normal(size=(rows, classes)) * np.linspace(0, 20, rows)[:, np.newaxis]).astype(dtype)
@@ -443,6 +445,24 @@ def test_half_losses_have_their_digits(dtype: str, classes: int) -> None:
     for found, expected in checks:
         for f, e in zip(found, expected, strict=True):
             np.testing.assert_allclose(f, e.astype(float), rtol=bound, atol=tiny)
+
+
+@pytest.mark.parametrize(("name", "method"), PAIRS)
+def test_half_losses_have_the_same_bits_everywhere(name: str, method: str) -> None:
+    fused = [isa for isa in ISAS if isa not in UNFUSED_ISAS]
+    for dtype in ("float32", "float64"):
+        y, x = inputs(name, dtype, 2000, 150)
+        our, _ = both(name, 150)
+        before, results = _kernels.get_isa(), []
+        for isa in fused:
+            _kernels.set_isa(isa)
+            for n in (1, 3):
+                result = getattr(our, method)(y, x, y, n_threads=n)
+                results.append(result if isinstance(result, tuple) else (result,))
+        _kernels.set_isa(before)
+        for result in results[1:]:
+            for found, expected in zip(result, results[0], strict=True):
+                np.testing.assert_array_equal(found, expected)
 
 
 def test_confident_rows_keep_their_digits() -> None:
