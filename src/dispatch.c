@@ -81,3 +81,10 @@ int xf_isa_chosen(void)
 void xf_isa_choose(int isa) { atomic_store_explicit(&chosen, isa, memory_order_relaxed); }
 
 const xf_kernels *xf_isa_kernels(xf_type type) { return sets[xf_isa_chosen()].kernels[type]; }
+
+const xf_kernels *xf_isa_light_kernels(xf_type type)
+{
+    enum { LIGHT = 1 }; /* avx2 */
+    int isa = xf_isa_chosen();
+    return sets[isa < LIGHT ? isa : LIGHT].kernels[type];
+}

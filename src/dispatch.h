@@ -11,5 +11,8 @@ bool xf_isa_runs(int isa); /* on this machine */
 int xf_isa_chosen(void);
 void xf_isa_choose(int isa);
 const xf_kernels *xf_isa_kernels(xf_type type);
+/* For calls of a few microseconds. AVX-512 slows down what comes after it, on some machines by
+   more than it saves there; the set before it has the same bits. */
+const xf_kernels *xf_isa_light_kernels(xf_type type);
 
 #endif

@@ -2,6 +2,7 @@ from typing import Any
 
 cross_entropy: Any
 plain_cross_entropy: Any
+cross_entropy_at: Any
 binary_cross_entropy: Any
 divergence: Any
 evaluate: Any

@@ -126,6 +126,7 @@ cdef extern from "dispatch.h" nogil:
     int xf_isa_chosen()
     void xf_isa_choose(int)
     const xf_kernels *xf_isa_kernels(xf_type)
+    const xf_kernels *xf_isa_light_kernels(xf_type)
 
 cdef extern from "environment.h" nogil:
     ctypedef unsigned int xf_environment

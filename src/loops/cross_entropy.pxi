@@ -275,6 +275,28 @@ cdef inline bint apart(const Py_buffer *a, const Py_buffer *b) noexcept:
     return (<char *> a.buf + a.len <= <char *> b.buf or <char *> b.buf + b.len <= <char *> a.buf)
 
 
+cdef object plain_value(CrossEntropy *job, const xf_kernels *kernels, ptrdiff_t rows,
+                        ptrdiff_t classes, bint mean, ignore_index):
+    """The sum or the mean of the losses, None for a bad label; all arrays are described."""
+    cdef double loss, weight
+    job.kernels = kernels
+    job.shape.axes = 1
+    job.rows = job.shape.size[0] = rows
+    job.classes = classes
+    job.class_weight.data = job.weights.data = job.losses.data = NULL
+    job.from_logits = True
+    job.dense = False
+    job.ignores = ignore_index is not None
+    job.ignored = ignore_index if job.ignores else 0
+    job.label_smoothing = job.z_loss = 0
+    job.wants_gradient = job.gradient.data != NULL
+    with nogil:
+        run_cross_entropy(job, mean, &loss, &weight)
+    if job.bad_label:
+        return None
+    return loss / weight if mean else loss
+
+
 def plain_cross_entropy(x, labels, bint mean, gradient, ignore_index):
     """The call that small batches are trained with, without what general arrays cost.
 
@@ -287,7 +309,6 @@ def plain_cross_entropy(x, labels, bint mean, gradient, ignore_index):
     cdef Py_buffer views[3]
     cdef int i, held = 0
     cdef bint fits
-    cdef double loss, weight
     try:
         PyObject_GetBuffer(x, &views[0], PyBUF_STRIDES | PyBUF_FORMAT)
         held = 1
@@ -302,10 +323,9 @@ def plain_cross_entropy(x, labels, bint mean, gradient, ignore_index):
         fits = fits and (
             views[1].shape[0] == views[0].shape[0] > 0 and views[0].shape[1] > 0
             and views[1].itemsize == (4 if job.labels.kind == I32 else 8))
-        job.wants_gradient = gradient is not None
         job.gradient.data = NULL
         job.gradient.step = 0
-        if fits and job.wants_gradient:
+        if fits and gradient is not None:
             fits = (lay_plain(&views[2], 2, b"fd", F32, &job.gradient)
                     and job.gradient.kind == job.x.kind
                     and views[2].shape[0] == views[0].shape[0]
@@ -314,23 +334,42 @@ def plain_cross_entropy(x, labels, bint mean, gradient, ignore_index):
                     and apart(&views[2], &views[1]))
         if not fits:
             return None
-        job.kernels = xf_isa_kernels(type_of(job.x.kind))
-        job.shape.axes = 1
-        job.rows = job.shape.size[0] = views[0].shape[0]
-        job.classes = views[0].shape[1]
-        job.class_weight.data = job.weights.data = job.losses.data = NULL
-        job.from_logits = True
-        job.dense = False
-        job.ignores = ignore_index is not None
-        job.ignored = ignore_index if job.ignores else 0
-        job.label_smoothing = job.z_loss = 0
-        with nogil:
-            run_cross_entropy(&job, mean, &loss, &weight)
-        if job.bad_label:
-            return None
-        return loss / weight if mean else loss
+        return plain_value(&job, xf_isa_kernels(type_of(job.x.kind)), views[0].shape[0],
+                           views[0].shape[1], mean, ignore_index)
     except (BufferError, ValueError, OverflowError):  # read-only, a dtype without a buffer, large
         return None
     finally:
         for i in range(held):
             PyBuffer_Release(&views[i])
+
+
+cdef inline void lay_at(size_t address, int kind_, ptrdiff_t columns, Strided *s) noexcept nogil:
+    """Describes contiguous rows of so many columns, which begin at an address."""
+    cdef ptrdiff_t item = size_of(kind_) if kind_ >= F32 else 8
+    s.data = <char *> address
+    s.kind = kind_
+    s.step = item
+    s.stride[0] = columns * item
+
+
+def cross_entropy_at(size_t x, size_t labels, size_t gradient, ptrdiff_t rows, ptrdiff_t classes,
+                     bint double_, bint mean, ignore_index):
+    """`plain_cross_entropy` of memory that the caller answers for, as libraries with arrays of
+    their own have it: logits and gradient of float32, or float64, the labels of int64.
+
+    Without a gradient its address is 0.
+    """
+    cdef CrossEntropy job
+    cdef int kind_ = F64 if double_ else F32
+    cdef const xf_kernels *kernels = xf_isa_kernels(type_of(kind_))
+    if x == 0 or labels == 0 or rows <= 0 or classes <= 0:
+        return None
+    lay_at(x, kind_, classes, &job.x)
+    lay_at(labels, I64, 1, &job.labels)
+    lay_at(gradient, kind_, classes, &job.gradient)
+    if rows * classes < LIGHT_ELEMENTS:
+        kernels = xf_isa_light_kernels(type_of(kind_))
+    try:
+        return plain_value(&job, kernels, rows, classes, mean, ignore_index)
+    except OverflowError:  # an ignore_index beyond every label
+        return None

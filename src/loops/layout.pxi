@@ -10,6 +10,7 @@ cdef enum:
     LEADING = 6
     CHUNK_ELEMENTS = 32768      # about 10 microseconds of work, so that threads share evenly
     MOST_CHUNKS = 4096          # so that the sums of the chunks stay small
+    LIGHT_ELEMENTS = 1 << 14    # less takes a microsecond or two: see dispatch.h
     SERIAL_ELEMENTS = 1 << 18   # less, some 100 microseconds, is not worth waking threads
     THREAD_ELEMENTS = 1 << 16   # at least so many for each
     STREAM_BYTES = 1 << 24      # more does not stay in the caches: it is written past them

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 import xentfast
+from cases import ISAS
+from xentfast import _kernels
 
 torch: Any = pytest.importorskip("torch")
 
@@ -193,6 +195,56 @@ def test_value_is_that_of_the_core() -> None:
     loss.backward()
     assert loss.item() == value
     assert np.array_equal(z.grad.numpy(), gradient)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("shape", [(1, 2), (32, 100), (200, 100), (700, 1000)], ids=str)
+def test_usual_case(
+    shape: tuple[int, int], reduction: Any, dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes a way of its own, small or large, to the same bits."""
+    monkeypatch.setattr(dropin, "_try", None)
+    x, y = torch.randn(shape, dtype=dtype), torch.randint(shape[1], shape[:1])
+    y[1:4] = 1
+    value, gradient = xentfast.cross_entropy_value_and_grad(
+        x.numpy(), y.numpy(), ignore_index=1, reduction=reduction
+    )
+    options: Any = {"ignore_index": 1, "reduction": reduction}
+    with torch.no_grad():
+        assert np.array_equal(dropin.cross_entropy(x, y, **options).numpy(), value, True)
+    loss = dropin.cross_entropy(x.requires_grad_(), y, **options)
+    loss.backward()
+    assert loss.dtype is dtype
+    assert np.array_equal(loss.detach().numpy(), value, equal_nan=True)
+    assert np.array_equal(x.grad.numpy(), gradient)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_usual_case_in_each_instruction_set(isa: str) -> None:
+    before = _kernels.get_isa()
+    x, y = torch.randn(40, 30), torch.randint(30, (40,))
+    _kernels.set_isa(isa)
+    try:
+        close(dropin.cross_entropy(x, y), functional.cross_entropy(x, y))
+    finally:
+        _kernels.set_isa(before)
+
+
+def test_what_cannot_be_read_at_an_address() -> None:
+    x, y, gradient = torch.randn(2, 3), torch.tensor([0, 2]), torch.zeros(2, 3)
+    places = (x.data_ptr(), y.data_ptr(), gradient.data_ptr())
+    at = _kernels.cross_entropy_at
+    assert at(*places, 2, 3, False, True, -100) == xentfast.cross_entropy(x.numpy(), y.numpy())
+    for wrong in ((0, *places[1:]), (places[0], 0, places[2])):
+        assert at(*wrong, 2, 3, False, True, -100) is None
+    for shape in ((0, 3), (2, 0), (-1, 3), (2, 2)):  # the last has a label too large
+        assert at(*places, *shape, False, True, -100) is None
+    assert at(*places, 2, 3, False, True, 2**70) is None
+    with pytest.raises(OverflowError):
+        at(-1, *places[1:], 2, 3, False, True, -100)
+    with torch.no_grad():
+        close(dropin.cross_entropy(x, y, ignore_index=2**62), functional.cross_entropy(x, y))
 
 
 @pytest.mark.parametrize("name", NAMES)

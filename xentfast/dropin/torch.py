@@ -34,12 +34,13 @@ try:
 except ModuleNotFoundError as error:
     message = "xentfast.dropin.torch needs PyTorch: pip install 'xentfast[torch]'"
     raise ModuleNotFoundError(message, name="torch") from error
+from torch.autograd import forward_ad
 from torch.nn import NLLLoss, functional
 from torch.nn.functional import nll_loss
 from torch.overrides import has_torch_function_variadic
 
 import xentfast
-from xentfast import _linear
+from xentfast import _kernels, _linear
 from xentfast._checks import BFLOAT16
 
 __all__ = [
@@ -61,10 +62,18 @@ _LOSS = (
     "int ignore_index, float label_smoothing, ScalarType dtype) -> Tensor"
 )
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+# Looked up once: small calls are to be short.
+_is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
+_has_torch_function = torch._C._has_torch_function
+_is_transformed = torch._C._are_functorch_transforms_active
+_count_of_modes = torch._C._len_torch_dispatch_stack
+_tracing_state = torch._C._get_tracing_state
 _CAST = {torch.float32, torch.float16, torch.bfloat16}  # what autocast takes to float32
 _CARRIED = _CAST | {torch.float64}
 _Options = torch.nn.LinearCrossEntropyOptions
 _ASK_TORCH = (TypeError, ValueError, RuntimeError)
+# Entries from which on NumPy asks for huge pages, and torch does not.
+_HUGE = 1 << 19
 # torch floors p (1 - p) at 1e-12 in a gradient, and log p at -100.
 _CLIPPED = 2e-12
 
@@ -148,12 +157,35 @@ def _evaluate(loss: Any, with_gradient: bool, factor: float | None = None) -> tu
     return torch.scalar_tensor(value.item(), dtype=dtype), gradient
 
 
+def _plain(
+    input: Any, target: Any, reduction: str, ignore_index: int, dtype: Any, with_gradient: bool
+) -> tuple[Any, Any]:
+    """Do as `_evaluate` for what `_quick` has seen."""
+    rows, classes = input.shape
+    double, gradient, place = dtype is torch.float64, None, 0
+    if with_gradient:
+        if rows * classes < _HUGE:
+            gradient = torch.empty_like(input)
+        else:
+            shape = (rows, classes)
+            gradient = torch.from_numpy(np.empty(shape, np.float64 if double else np.float32))
+        place = gradient.data_ptr()
+    value = _kernels.cross_entropy_at(
+        input.data_ptr(), target.data_ptr(), place, rows, classes, double, reduction == "mean",
+        ignore_index,
+    )  # fmt: skip
+    if value is None:
+        raise ValueError("no rows, or a label out of range")
+    return torch.scalar_tensor(value, dtype=dtype), gradient
+
+
 def _number(factor: Any) -> Any:
     """Return what comes from above as a float where it is one number, or one expanded."""
-    if any(factor.stride()):
+    strides = factor.stride()
+    if any(strides):
         return None
     try:
-        return (factor[(0,) * factor.dim()] if factor.dim() else factor).item()
+        return (factor[(0,) * len(strides)] if strides else factor).item()
     except RuntimeError:  # many, under vmap
         return None
 
@@ -212,8 +244,11 @@ class _Made(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Any, loss: Any, made: Any) -> Any:
         """Keep the gradient, and what to make another from."""
-        ctx.save_for_backward(*loss[:4])
+        target, weight, pos_weight = loss[1:4]
         ctx.options = loss[4:]
+        if made is None:
+            made = _plain(input, target, loss[5], loss[6], loss[8], True)
+        ctx.save_for_backward(input, target, weight, pos_weight)
         value, ctx.gradient = made
         return value
 
@@ -221,7 +256,7 @@ class _Made(torch.autograd.Function):
     def backward(ctx: Any, factor: Any) -> Any:
         """Give the gradient away, once: nobody else holds it, so that it may change in place."""
         gradient, ctx.gradient = ctx.gradient, None
-        if torch.is_grad_enabled():
+        if _is_grad_enabled():
             gradient = _torch_gradient((*ctx.saved_tensors, *ctx.options), factor)
         elif gradient is None:
             gradient = _gradient((*ctx.saved_tensors, *ctx.options), factor)
@@ -306,10 +341,10 @@ def _dtype(tensors: list[Any], softmax: bool) -> Any:
 def _at_hand() -> bool:
     """Tell whether tensors hold numbers that may be read, and nobody watches."""
     return not (
-        torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack()
-        or torch.autograd.forward_ad._current_level >= 0
-        or torch.jit.is_tracing()
+        _is_transformed()
+        or _count_of_modes()
+        or forward_ad._current_level >= 0
+        or _tracing_state() is not None
     )
 
 
@@ -343,6 +378,45 @@ def _try(
     except _ASK_TORCH:
         return None
     return _Made.apply(input, loss, made) if wanted else made[0]
+
+
+# Function.apply without what it does for functorch, which is not at work where this is called.
+_made = super(torch.autograd.Function, _Made).apply
+
+
+def _quick(input: Any, target: Any, ignore_index: Any, reduction: str) -> Any:
+    """Return the loss of the usual case, None where anything is not just so, or wrong.
+
+    Small batches take about as long to look at as to compute, so that each look counts.
+    """
+    if (
+        _is_compiling()
+        or type(input) not in _PLAIN
+        or type(target) is not torch.Tensor
+        or type(ignore_index) is not int
+        or _has_torch_function((input, target))
+        or not _at_hand()
+    ):
+        return None
+    dtype, shape = input.dtype, input.shape
+    if (
+        (dtype is not torch.float32 and dtype is not torch.float64)
+        or target.dtype is not torch.int64
+        or len(shape) != 2
+        or target.shape != shape[:1]
+        or not (input.is_cpu and target.is_cpu)
+        or not (input.is_contiguous() and target.is_contiguous())
+        or input.is_neg()
+        or (reduction != "mean" and reduction != "sum")
+    ):
+        return None
+    try:
+        if not (input.requires_grad and _is_grad_enabled()):
+            return _plain(input, target, reduction, ignore_index, dtype, False)[0]
+        loss = (input, target, None, None, "cross_entropy", reduction, ignore_index, 0.0, dtype)
+        return _made(input, loss, None)
+    except _ASK_TORCH:
+        return None
 
 
 # --- a linear layer and its loss ------------------------------------------------------------------
@@ -540,6 +614,10 @@ def cross_entropy(
     """Return the loss of `torch.nn.functional.cross_entropy`."""
     loss = None
     if size_average is None and reduce is None:
+        if weight is None and type(label_smoothing) is float and label_smoothing == 0:
+            loss = _quick(input, target, ignore_index, reduction)
+            if loss is not None:
+                return loss
         kind = "cross_entropy"
         loss = _try(kind, input, target, weight, None, reduction, ignore_index, label_smoothing)
     if loss is None:
