@@ -68,11 +68,17 @@ INLINE void put_outputs(const xf_half *h, ptrdiff_t j0, ptrdiff_t n, half_scratc
         put_tile(h->second, h->rows, j0, n, s->second, s->rows);
 }
 
-/* e_j of n classes of a tile, in their place. */
+/* e_j of n classes of a tile, held as in exp_log.h, in their place; exp(x - m) = exp(d) (1 + lost)
+   with lost what the rounding of d = x - m has left out. */
 INLINE void half_exponentials(real *tile, ptrdiff_t n, vec m)
 {
-    for (ptrdiff_t j = 0; j < n; j++)
-        v_store(tile + j * LANES, v_exp(v_sub(v_load(tile + j * LANES), m)));
+    for (ptrdiff_t j = 0; j < n; j++) {
+        vec x = v_load(tile + j * LANES), d = v_sub(x, m), e = d, back = v_sub(d, x);
+        vec lost = v_sub(v_sub(x, v_sub(d, back)), v_add(m, back));
+        v_exp_held(&e, 1);
+        lost = v_keep(v_lt(v_set1(EXP_LOWEST), d), lost);
+        v_store(tile + j * LANES, v_fma(e, lost, e));
+    }
 }
 
 static void half(xf_half *h)
@@ -80,7 +86,8 @@ static void half(xf_half *h)
     half_scratch *s = h->scratch;
     const ptrdiff_t classes = h->classes;
     const bool whole = classes <= HALF_CLASSES;
-    const vec one = v_set1(1), label = v_of_doubles(h->label), weight = v_of_doubles(h->weight);
+    const vec one = v_set1(1), held_one = v_set1(EXP_ONE), unit = v_set1(EXP_UNIT);
+    const vec label = v_of_doubles(h->label), weight = v_of_doubles(h->weight);
     vec m = v_set1(-INFINITY), own = v_zero();
     for (ptrdiff_t j0 = 0; j0 < classes; j0 += HALF_CLASSES) {
         ptrdiff_t n = classes - j0 < HALF_CLASSES ? classes - j0 : HALF_CLASSES;
@@ -100,18 +107,18 @@ static void half(xf_half *h)
         half_exponentials(s->e, n, m);
         for (ptrdiff_t j = 0; j < n; j++) {
             vec e = v_load(s->e + j * LANES);
-            mask is_one = v_eq(e, one);
+            mask is_one = v_eq(e, held_one);
             largest = v_add(largest, v_keep(is_one, one));
             vec a = v_sub(v_drop(is_one, e), lost), sum = v_add(rest, a);
             lost = v_sub(v_sub(sum, rest), a);
             rest = sum;
         }
     }
-    const vec others = v_add(v_sub(largest, one), rest), total = v_add(one, others);
+    const vec others = v_fma(rest, unit, v_sub(largest, one)), total = v_add(one, others);
     put_losses(h, v_add(v_log1p(others), v_sub(m, own)));
     if (!h->gradient && !h->second)
         return;
-    const vec inverse = v_div(one, total);
+    const vec inverse = v_div(one, total), held_inverse = v_mul(inverse, unit);
     for (ptrdiff_t j0 = 0; j0 < classes; j0 += HALF_CLASSES) {
         ptrdiff_t n = classes - j0 < HALF_CLASSES ? classes - j0 : HALF_CLASSES;
         if (!whole) {
@@ -119,8 +126,9 @@ static void half(xf_half *h)
             half_exponentials(s->e, n, m);
         }
         for (ptrdiff_t j = 0; j < n; j++) {
-            vec e = v_load(s->e + j * LANES), p = v_mul(e, inverse);
-            vec c = v_select(v_eq(e, one), others, v_sub(total, e)), q = v_mul(c, inverse);
+            vec e = v_load(s->e + j * LANES), p = v_mul(e, held_inverse);
+            vec c = v_select(v_eq(e, held_one), others, v_fma(e, v_neg(unit), total));
+            vec q = v_mul(c, inverse);
             vec g = v_select(v_eq(label, v_set1((real)(j0 + j))), v_neg(q), p);
             v_store(s->gradient + j * LANES, v_mul(g, weight));
             v_store(s->second + j * LANES, h->hessian ? v_mul(v_mul(p, q), weight) : p);
