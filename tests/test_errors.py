@@ -351,6 +351,12 @@ def test_a_negative_integer_weight() -> None:
     refuse_cross_entropy(ValueError, message, class_weight=[1, -1, 1])
 
 
+def test_a_negative_weight_in_float16() -> None:
+    weight = np.array([1, -1, 1], np.float16)
+    message = "class_weight must be finite and >= 0, got -1.0 at 1"
+    refuse_cross_entropy(ValueError, message, class_weight=weight)
+
+
 @pytest.mark.parametrize("dtype", ["complex128", "U3", "object"])
 def test_weights_of_the_wrong_dtype(dtype: str) -> None:
     def message(name: str) -> str:

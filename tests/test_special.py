@@ -280,7 +280,7 @@ def test_an_ignore_index_beyond_the_dtype_matches_nothing(
     assert_same_bits(found, xentfast.cross_entropy(x, labels, reduction="none"), "not ignored")
 
 
-@pytest.mark.parametrize("name", ["uint64", "uint32", "uint8"])
+@pytest.mark.parametrize("name", ["uint64", "uint32", "uint16", "uint8"])
 def test_the_largest_label_may_be_ignored(name: str, dtype: str) -> None:
     largest = np.iinfo(name).max
     labels = np.array([largest, 1], name)
@@ -457,6 +457,18 @@ def test_weights_of_any_real_dtype(name: str, dtype: str) -> None:
     found = both(x, labels, dtype, **{"class_weight": w.astype(dtype)} | kwargs)
     assert_same_bits(found[0], plain[0], "loss")
     assert_same_bits(found[1], plain[1], "gradient")
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32, 64])
+@pytest.mark.parametrize("kind", ["int", "uint"])
+def test_the_largest_weight_of_a_dtype(kind: str, bits: int, dtype: str) -> None:
+    largest = np.array([np.iinfo(f"{kind}{bits}").max], f"{kind}{bits}")
+    x, wide = np.array([[0, 1]], dtype), largest.astype(np.float64)
+    for name, weight in ("sample_weight", largest), ("class_weight", largest.repeat(2)):
+        found = xentfast.cross_entropy(x, [0], **{name: weight}, reduction="sum")
+        same = {name: weight.astype(wide.dtype)}
+        assert found == xentfast.cross_entropy(x, [0], **same, reduction="sum")
+        assert found > wide[0]
 
 
 # --- extreme logits -------------------------------------------------------------------------------

@@ -216,7 +216,7 @@ def fail_weight(name: str, w: Array, dtype: Any) -> None:
     most = float(np.finfo(dtype).max)
     values = w.astype(np.float64)
     got, where = _first("weights", w, ~((values >= 0) & (values <= most)), " at ")
-    too_large = not isinstance(got, str) and most < got < math.inf
+    too_large = not isinstance(got, str) and most < float(got) < math.inf
     in_dtype = f" in {np.dtype(dtype)}" if too_large else ""
     raise ValueError(f"{name} must be finite and >= 0{in_dtype}, got {got}{where}")
 
