@@ -37,7 +37,7 @@ class Mutant:
     old: str
     new: str
     why: str
-    tests: str = "values"
+    tests: str = "bits"
 
     @property
     def isa(self) -> str:
@@ -57,6 +57,8 @@ LAYOUT, CROSS, BINARY = (
 )
 CHECKS, POOL, HALF = "xentfast/_checks.py", "src/pool.c", "src/simd/half.h"
 LOG_LOSS, SIGMOID = "src/rows/log_loss.h", "src/rows/sigmoid.h"
+STATISTICS, SOFTMAX = "src/rows/statistics.h", "src/rows/softmax.h"
+EXP_ROW, DIVERGENCE = "src/simd/exp_row.h", "src/rows/divergence.h"
 AVX2, AVX512, VEC = "src/simd/vec_avx2.h", "src/simd/vec_avx512.h", "src/simd/vec.h"
 
 MUTANTS = (
@@ -238,6 +240,152 @@ MUTANTS = (
         "    vec line = v_add(product(a, v_max(zero, minus)), product(b, v_max(zero, x)));",
         "    vec line = v_add(v_mul(a, v_max(zero, minus)), v_mul(b, v_max(zero, x)));",
         "a label of 0 times an infinite logit",
+        "special",
+    ),
+    # --- exponentials and their sums --------------------------------------------------------------
+    Mutant(
+        EXP_ROW,
+        "#define LOWEST_FAST 88.0f",
+        "#define LOWEST_FAST 89.5f",
+        "the fast form taken beyond its reach",
+    ),
+    Mutant(
+        EXP_ROW,
+        "#define LOWEST_POWER -190",
+        "#define LOWEST_POWER -100",
+        "terms dropped that are not too small",
+        "values",
+    ),
+    Mutant(
+        EXP_ROW,
+        "{0x1.55569ap-3f, 0x1.000874p-1f}",
+        "{0x1.55569ap-3f, 0x1.000876p-1f}",
+        "a coefficient in its last place",
+    ),
+    Mutant(
+        EXP_ROW,
+        "#define W_LOW 0x1.7f7d1cp-23f",
+        "#define W_LOW 0x1.7f7d1cp-24f",
+        "the second part of a cell's width, in float",
+    ),
+    Mutant(
+        EXP_ROW,
+        "#define W_LOW 0x1.ef35793c7673p-47",
+        "#define W_LOW 0x1.ef35793c7673p-48",
+        "the second part of a cell's width, in double",
+    ),
+    Mutant(
+        EXP_ROW,
+        "[16] = {\n    0x3f800000, 0x3f8b95c2",
+        "[16] = {\n    0x3f800000, 0x3f8b95c3",
+        "an entry of the table in its last place",
+    ),
+    Mutant(
+        EXP_ROW,
+        "        ALL(t[i] = v_fma(t[i], f->fit, t[i]))",
+        "        ALL(t[i] = t[i])",
+        "the maximum's place in its cell, across rows",
+    ),
+    Mutant(
+        STATISTICS,
+        "a->sum = (a->sum + a->held * EXP_ONE) *",
+        "a->sum = a->sum *",
+        "a maximum that is overtaken is forgotten",
+    ),
+    Mutant(
+        STATISTICS,
+        "((double)to - (double)from)",
+        "((double)from - (double)to)",
+        "a sign, where the maximum rises under dense labels",
+    ),
+    Mutant(
+        STATISTICS,
+        "a->general, r.most == m, NULL",
+        "a->general, false, NULL",
+        "a later term equal to the maximum is not held out",
+    ),
+    Mutant(
+        STATISTICS,
+        "if (watched && !v_all(v_lt(a, f->maximum)))",
+        "if (watched && false)",
+        "a maximum in the last lanes is not seen",
+    ),
+    Mutant(
+        STATISTICS,
+        "m - least <= LOWEST_FAST",
+        "m - least <= 2 * LOWEST_FAST",
+        "the fast form taken for all rows",
+    ),
+    Mutant(
+        STATISTICS,
+        "(real)(a.sum + (a.held - 1) * EXP_ONE)",
+        "(real)(a.sum + a.held * EXP_ONE)",
+        "the maximum's own term is in the sum",
+    ),
+    # --- softmax rows -----------------------------------------------------------------------------
+    Mutant(
+        SOFTMAX,
+        "v_fma(v_neg(taken), s, g)",
+        "v_fma(taken, s, g)",
+        "a sign in the gradient at the label",
+    ),
+    Mutant(
+        SOFTMAX,
+        "pull = v_mul(v_add(zeta, zeta), lse);",
+        "pull = v_mul(zeta, lse);",
+        "half of the z-loss' gradient",
+    ),
+    Mutant(
+        SOFTMAX,
+        "share[i] = own[i] + (real)t->offset * w;",
+        "share[i] = own[i];",
+        "the label's share of the smoothing",
+    ),
+    Mutant(
+        SOFTMAX,
+        "        if (!(p->weight[i] > 0))\n            clear(",
+        "        if (p->weight[i] < 0)\n            clear(",
+        "rows of no weight keep a gradient",
+        "special",
+    ),
+    Mutant(
+        SOFTMAX,
+        "mask large = v_lt(one, size)",
+        "mask large = v_lt(size, one)",
+        "a factor that leaves the range on the way",
+    ),
+    Mutant(
+        SOFTMAX,
+        "p->label[i] < j0 + n)",
+        "p->label[i] <= j0 + n)",
+        "a label of the next block written into this one",
+    ),
+    Mutant(
+        SOFTMAX,
+        "    const double e = x < m ? exp_of_fall(x, m) : 1;\n",
+        "    const double e = 1;\n",
+        "the gradient of a row that is very sure, and wrong",
+    ),
+    Mutant(
+        SOFTMAX,
+        "v_load_part(x, n), c, f), n);",
+        "v_load_part(x, n), c, f), n > 1 ? n - 1 : n);",
+        "the last class of a part is not written",
+    ),
+    # --- divergences ------------------------------------------------------------------------------
+    Mutant(DIVERGENCE, "(count - 1) * most", "count * most", "the largest probability twice"),
+    Mutant(
+        DIVERGENCE,
+        "if (sum > REAL_MAX * (real)0x1p-30)",
+        "if (sum > INFINITY)",
+        "a sum that REAL cannot hold",
+        "special",
+    ),
+    Mutant(
+        DIVERGENCE,
+        "v_and(v_le(zero, x), v_le(x, one))",
+        "v_le(x, one)",
+        "a negative number in a distribution",
         "special",
     ),
     # --- probabilities ----------------------------------------------------------------------------
