@@ -206,8 +206,8 @@ def _scaled(gradient: Any, factor: Any) -> Any:
 def _gradient(loss: Any, factor: Any) -> Any:
     """Make the gradient; a factor that is one number goes into the kernel, before rounding."""
     number = _number(factor)
-    if number is None or number == 1 or not math.isfinite(number):
-        return _scaled(_evaluate(loss, True)[1], factor)
+    if number is None or number == 1 or not math.isfinite(number) or _is_plain(loss):
+        return _scaled(_make(loss, True)[1], factor)
     gradient = _evaluate(loss, True, abs(number))[1]
     return gradient.neg_() if number < 0 else gradient
 
@@ -265,17 +265,38 @@ class _Made(torch.autograd.Function):
         return gradient, None, None
 
 
-@torch.library.custom_op("xentfast::loss", mutates_args=(), schema="(" + _LOSS)
+# define and impl: half the cost of a call of a torch.library.custom_op.
+_operators = torch.library.Library("xentfast", "DEF")
+_operators.define("loss(" + _LOSS)
+_operators.define("loss_backward(Tensor factor, " + _LOSS)
+
+
+def _is_plain(loss: Any) -> bool:
+    input, target, weight, _, kind, reduction, ignore_index, label_smoothing, dtype = loss
+    return (
+        kind == "cross_entropy"
+        and weight is None
+        and label_smoothing == 0
+        and dtype is input.dtype
+        and _fits(input, target, ignore_index, reduction)
+    )
+
+
+def _make(loss: Any, with_gradient: bool) -> Any:
+    """Do as `_evaluate`, in the short way where that will do."""
+    if _is_plain(loss):
+        input, target, _, _, _, reduction, ignore_index, _, dtype = loss
+        return _plain(input.detach(), target, reduction, ignore_index, dtype, with_gradient)
+    return _evaluate(loss, with_gradient)
+
+
 def _loss(*loss: Any) -> Any:
     try:
-        return _evaluate(loss, False)[0]
+        return _make(loss, False)[0]
     except _ASK_TORCH:
         return _torch(loss)
 
 
-@torch.library.custom_op(
-    "xentfast::loss_backward", mutates_args=(), schema="(Tensor factor, " + _LOSS
-)
 def _loss_backward(factor: Any, *loss: Any) -> Any:
     try:
         gradient = _gradient(loss, factor)
@@ -283,18 +304,24 @@ def _loss_backward(factor: Any, *loss: Any) -> Any:
         loss = (loss[0].detach().requires_grad_(), *loss[1:])
         with ThreadPoolExecutor(1) as elsewhere:
             gradient = elsewhere.submit(_torch_gradient, loss, factor).result()
+    if gradient.is_contiguous() and loss[0].is_contiguous():
+        return gradient
     same = gradient.stride() == torch.empty_like(loss[0], device="meta").stride()
     return gradient if same else torch.empty_like(loss[0]).copy_(gradient)
 
 
-@_loss.register_fake
+_operators.impl("loss", _loss, "CPU")
+_operators.impl("loss_backward", _loss_backward, "CPU")
+
+
+@torch.library.register_fake("xentfast::loss", lib=_operators)
 def _(*loss: Any) -> Any:
     input, _, _, _, kind, reduction, *_, dtype = loss
     shape = input.shape if reduction == "none" else ()
     return input.new_empty(_lead(shape) if kind == "cross_entropy" else shape, dtype=dtype)
 
 
-@_loss_backward.register_fake
+@torch.library.register_fake("xentfast::loss_backward", lib=_operators)
 def _(factor: Any, *loss: Any) -> Any:
     return torch.empty_like(loss[0])
 
@@ -308,10 +335,10 @@ def _backward(ctx: Any, factor: Any) -> Any:
     loss = (*ctx.saved_tensors, *ctx.options)
     if torch.is_grad_enabled():
         return _torch_gradient(loss, factor), *(None,) * 8
-    return _loss_backward(factor, *loss), *(None,) * 8
+    return torch.ops.xentfast.loss_backward.default(factor, *loss), *(None,) * 8
 
 
-_loss.register_autograd(_backward, setup_context=_keep)
+torch.library.register_autograd("xentfast::loss", _backward, setup_context=_keep, lib=_operators)
 
 
 # --- what is carried ------------------------------------------------------------------------------
@@ -367,7 +394,7 @@ def _try(
     loss = (input, target, weight, pos_weight, *options)
     if torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
         fits = target.shape in (input.shape, _lead(input.shape))
-        return _loss(*loss) if fits else None
+        return torch.ops.xentfast.loss.default(*loss) if fits else None
     if not _at_hand():
         return None
     wanted = input.requires_grad and torch.is_grad_enabled()
@@ -384,32 +411,39 @@ def _try(
 _made = super(torch.autograd.Function, _Made).apply
 
 
-def _quick(input: Any, target: Any, ignore_index: Any, reduction: str) -> Any:
-    """Return the loss of the usual case, None where anything is not just so, or wrong.
+def _fits(input: Any, target: Any, ignore_index: Any, reduction: str) -> bool:
+    """Tell whether this is the usual case: contiguous and of two axes, in the usual dtypes.
 
     Small batches take about as long to look at as to compute, so that each look counts.
     """
     if (
-        _is_compiling()
-        or type(input) not in _PLAIN
+        type(input) not in _PLAIN
         or type(target) is not torch.Tensor
         or type(ignore_index) is not int
         or _has_torch_function((input, target))
         or not _at_hand()
     ):
-        return None
+        return False
     dtype, shape = input.dtype, input.shape
-    if (
-        (dtype is not torch.float32 and dtype is not torch.float64)
-        or target.dtype is not torch.int64
-        or len(shape) != 2
-        or target.shape != shape[:1]
-        or not (input.is_cpu and target.is_cpu)
-        or not (input.is_contiguous() and target.is_contiguous())
-        or input.is_neg()
-        or (reduction != "mean" and reduction != "sum")
-    ):
+    return (
+        (dtype is torch.float32 or dtype is torch.float64)
+        and target.dtype is torch.int64
+        and len(shape) == 2
+        and target.shape == shape[:1]
+        and input.is_cpu
+        and target.is_cpu
+        and input.is_contiguous()
+        and target.is_contiguous()
+        and not input.is_neg()
+        and (reduction == "mean" or reduction == "sum")
+    )
+
+
+def _quick(input: Any, target: Any, ignore_index: Any, reduction: str) -> Any:
+    """Return the loss of the usual case, None where it is not that, or wrong."""
+    if _is_compiling() or not _fits(input, target, ignore_index, reduction):
         return None
+    dtype = input.dtype
     try:
         if not (input.requires_grad and _is_grad_enabled()):
             return _plain(input, target, reduction, ignore_index, dtype, False)[0]
