@@ -40,9 +40,10 @@ static inline void finish_small(xf_panel *p, int i, double mass, double dot, dou
 /* The losses of a panel from its statistics, and what its gradient needs. */
 static inline void finish(const xf_target *t, xf_panel *p)
 {
-    real own[LANES], share[LANES], scaled[LANES], value[LANES];
+    real own[LANES], share[LANES], weight[LANES], scaled[LANES], value[LANES];
     for (int i = 0; i < LANES; i++) {
         own[i] = share[i] = (real)p->own[i];
+        weight[i] = (real)p->weight[i];
         scaled[i] = (real)(p->weight[i] * p->gradient_scale);
     }
     for (int i = 0; t && i < p->rows; i++) {
@@ -62,9 +63,13 @@ static inline void finish(const xf_target *t, xf_panel *p)
         dot = v_fma(v_mul(zeta, lse), lse, dot);
         pull = v_mul(v_add(zeta, zeta), lse);
     }
-    v_store(value, v_fma(mass, log, dot));
-    for (int i = 0; i < LANES; i++) /* 0 if ignored, or of no weight */
-        p->loss[i] = p->weight[i] > 0 ? value[i] * p->weight[i] : 0;
+    const vec loss = v_drop(v_lt(v_load(weight), v_zero()), v_fma(mass, log, dot));
+    v_store(value, loss);
+    for (int i = 0; i < LANES; i++)
+        p->loss[i] = value[i] * p->weight[i] + 0.0; /* an ignored row's -0 becomes 0 */
+    if (!v_all(v_le(v_max(loss, v_neg(loss)), v_set1(REAL_MAX)))) /* times 0 it would be nan */
+        for (int i = 0; i < LANES; i++)
+            p->loss[i] = p->weight[i] == 0 ? 0 : p->loss[i];
     const vec s = v_load(state(p, SUM)), taken = v_load(share);
     if (p->wants_gradient) {
         const vec inverse = v_div(v_load(scaled), v_add(v_set1(1), s));
@@ -98,8 +103,8 @@ static void softmax_loss(const xf_rows *x, const xf_target *t, xf_panel *p, cons
 /* The factors of a gradient: of one row in every lane, or of a row in each. */
 typedef struct {
     vec maximum, sum, mass, zeta, inverse, scale, log;
-    vec up,
-        down; /* what makes of a held exponential that of x - maximum, or its share of the gradient */
+    vec up, down; /* what a held exponential is multiplied by: see set_scale */
+    bool twice;   /* whether down is not 1 */
     row_exp exp;
 } factors;
 
@@ -125,15 +130,17 @@ static inline factors tile_factors(xf_panel *p)
 /* What is written of a row: x the logit or its held exponential, t the target. */
 typedef enum { WRITE_SCALED, WRITE_GRADIENT, WRITE_LOGARITHM } writing;
 
-/* up and down of factors a: their product is a 2^-EXP_SCALE, and what is held is multiplied by the
-   one, then by the other, so that nothing leaves the range of REAL on the way unless the product
-   does. */
+/* What is held is multiplied by up, then by down, whose product is a factor a times 2^-EXP_SCALE. down is
+   1 but for so small an a that the product would leave the range of REAL before the result does. */
+#define SMALL_SCALE (EXP_UNIT * 16)
+#define LIFT (EXP_ONE / 4)
+#define LOWER (EXP_UNIT * EXP_UNIT * 4)
 INLINE void set_scale(factors *f, vec a)
 {
-    const vec size = v_max(a, v_neg(a)), one = v_set1(1), unit = v_set1(EXP_UNIT);
-    const mask large = v_lt(one, size), small = v_le(size, unit);
-    f->up = v_mul(a, v_select(large, unit, v_select(small, v_set1(EXP_ONE / 4), one)));
-    f->down = v_select(large, one, v_select(small, v_set1(EXP_UNIT * EXP_UNIT * 4), unit));
+    const mask small = v_le(v_max(a, v_neg(a)), v_set1(SMALL_SCALE));
+    f->up = v_mul(a, v_select(small, v_set1(LIFT), v_set1(EXP_UNIT)));
+    f->down = v_select(small, v_set1(LOWER), v_set1(1));
+    f->twice = !v_all(v_eq(f->down, v_set1(1)));
 }
 
 /* The same for row i where what is held is of x - top: its factor may lie below the range of REAL. */
@@ -142,10 +149,9 @@ static inline void fall(writing what, xf_panel *p, int i, real top, real *up, re
     double a = exp_of_fall(finite_maximum(top), finite_maximum(state(p, MAXIMUM)[i]));
     if (what == WRITE_SCALED)
         a *= (double)state(p, SCALE)[i];
-    const double size = a < 0 ? -a : a;
-    const bool large = size > 1, small = size <= (double)EXP_UNIT;
-    *up = (real)(a * (large ? (double)EXP_UNIT : small ? (double)EXP_ONE / 4 : 1));
-    *down = large ? 1 : small ? EXP_UNIT * EXP_UNIT * 4 : EXP_UNIT;
+    const bool small = -(double)SMALL_SCALE <= a && a <= (double)SMALL_SCALE;
+    *up = (real)(a * (double)(small ? LIFT : EXP_UNIT));
+    *down = small ? LOWER : 1;
 }
 
 INLINE vec written(writing what, bool kept, bool across, vec x, vec t, const factors *f)
@@ -159,7 +165,9 @@ INLINE vec written(writing what, bool kept, bool across, vec x, vec t, const fac
         v_row_exp(&f->exp, across, true, &x, &e, &z, 1);
         e = v_select(v_eq(x, f->exp.maximum), v_set1(EXP_ONE), e);
     }
-    e = v_mul(v_mul(e, f->up), f->down);
+    e = v_mul(e, f->up);
+    if (f->twice)
+        e = v_mul(e, f->down);
     if (what == WRITE_SCALED)
         return e;
     vec g = v_fma(v_neg(t), f->sum, v_fma(f->mass, e, v_neg(t)));
@@ -188,8 +196,8 @@ INLINE void write_as(writing what, bool kept, const real *x, const real *t, ptrd
 }
 
 /* Row i, lanes along the classes. */
-static inline void write_along(writing what, const xf_rows *x, const xf_target *t, xf_panel *p,
-                               int i, const xf_out *out, const real *own)
+INLINE void write_along(writing what, const xf_rows *x, const xf_target *t, xf_panel *p, int i,
+                        const xf_out *out, const real *own)
 {
     const real *kept = p->kept == XF_KEPT_OUT    ? (const real *)out->row[i]
                        : p->kept == XF_KEPT_ROWS ? (real *)p->tile + i * p->classes
@@ -216,6 +224,7 @@ static inline void write_along(writing what, const xf_rows *x, const xf_target *
                 fall(what, p, i, m, &up, &down);
                 f.up = v_set1(up);
                 f.down = v_set1(down);
+                f.twice = true;
             }
         }
         const real *c = t ? fetch_target(t, i, j0, n, p->block[1]) : NULL;
@@ -232,8 +241,8 @@ static inline void write_along(writing what, const xf_rows *x, const xf_target *
 }
 
 /* All rows, lanes across them. */
-static inline void write_across(writing what, const xf_rows *x, const xf_target *t, xf_panel *p,
-                                const xf_out *out, const real *own)
+INLINE void write_across(writing what, const xf_rows *x, const xf_target *t, xf_panel *p,
+                         const xf_out *out, const real *own)
 {
     const bool kept = p->kept == XF_KEPT_TILE, exponentials = what != WRITE_LOGARITHM,
                several = p->classes > SEGMENT;
@@ -259,6 +268,7 @@ static inline void write_across(writing what, const xf_rows *x, const xf_target 
                     fall(what, p, i, m[i], &up[i], &down[i]);
                 f.up = v_load(up);
                 f.down = v_load(down);
+                f.twice = true;
             }
         }
         if (!kept) {
@@ -278,8 +288,8 @@ static inline void write_across(writing what, const xf_rows *x, const xf_target 
 }
 
 /* own: what is written at each row's label, or NULL. */
-static inline void write_rows(writing what, const xf_rows *x, const xf_target *t, xf_panel *p,
-                              const xf_out *out, const real *own)
+INLINE void write_rows(writing what, const xf_rows *x, const xf_target *t, xf_panel *p,
+                       const xf_out *out, const real *own)
 {
     if (p->kept == XF_KEPT_TILE || !packed(x->type, x->step) || !packed(out->type, out->step)) {
         write_across(what, x, t, p, out, own);

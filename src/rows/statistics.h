@@ -323,11 +323,19 @@ static inline soon next_panel(const xf_rows *x)
 /* The maximum of each row of a tile, from *most on, and its minimum. */
 INLINE void tile_range(const real *x, ptrdiff_t n, vec *least, vec *most)
 {
+    vec low[2] = {*least, *least}, high[2] = {*most, *most};
     for (ptrdiff_t j = 0; j < n; j++) {
         const vec a = v_load(x + j * LANES);
-        *most = v_max(a, *most);
-        *least = v_min(a, *least);
+        if (j % 2 == 0) {
+            high[0] = v_max(a, high[0]);
+            low[0] = v_min(a, low[0]);
+        } else {
+            high[1] = v_max(a, high[1]);
+            low[1] = v_min(a, low[1]);
+        }
     }
+    *most = v_max(high[1], high[0]);
+    *least = v_min(low[1], low[0]);
 }
 
 /* Does any row of a tile take the general form? */
