@@ -1,13 +1,15 @@
 """PyTorch's cross-entropy before and after the import is changed: time, and peak memory.
 
-`python benchmarks/dropin_torch.py` prints a table: the loss with its backward alone, and whole
-training steps. Times are medians of calls that take turns; each peak is that of a process of its
-own, above what it held before the first call.
+`python benchmarks/dropin_torch.py` prints a table: the loss with its backward alone, whole training
+steps, and output layers whose logits are never held, by NumPy's products too (OPENBLAS_CORETYPE
+chooses their kernels: unset it). Times are medians of calls that take turns; each peak is that of a
+process of its own, above what it held before the first call, gradients included.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import statistics
 import subprocess
@@ -16,6 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
 import xentfast
@@ -73,12 +76,20 @@ class LanguageModel(torch.nn.Module):
         self.lstm = torch.nn.LSTM(features, features, num_layers=2)
         self.output = torch.nn.Linear(features, words)
 
+    def before_output(self, tokens: Any) -> Any:
+        return self.lstm(self.embedding(tokens))[0].flatten(0, 1)
+
     def forward(self, tokens: Any) -> Any:
-        return self.output(self.lstm(self.embedding(tokens))[0]).flatten(0, 1)
+        return self.output(self.before_output(tokens))
 
 
-def language_model(words: int, batch: int, length: int) -> Callable[[Loss], Step]:
-    """Make a whole training step as word-level language models have it."""
+def language_model(
+    words: int, batch: int, length: int, linear: bool = False
+) -> Callable[[Loss], Step]:
+    """Make a whole training step as word-level language models have it.
+
+    The loss is that of the logits, or of the output layer.
+    """
 
     def make(cross_entropy: Loss) -> Step:
         model = LanguageModel(words, 200)
@@ -87,7 +98,11 @@ def language_model(words: int, batch: int, length: int) -> Callable[[Loss], Step
 
         def step() -> Any:
             optimizer.zero_grad()
-            loss = cross_entropy(model(tokens[:-1]), tokens[1:].flatten())
+            if linear:
+                x, y = model.before_output(tokens[:-1]), tokens[1:].flatten()
+                loss = cross_entropy(x, model.output.weight, y, linear_bias=model.output.bias)
+            else:
+                loss = cross_entropy(model(tokens[:-1]), tokens[1:].flatten())
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25)
             optimizer.step()
@@ -98,27 +113,91 @@ def language_model(words: int, batch: int, length: int) -> Callable[[Loss], Step
     return make
 
 
-CASES = {
-    "loss and backward (32, 10)": logits(32, 10),
-    "loss and backward (2048, 32768)": logits(2048, 32_768),
-    "loss and backward (1024, 128256)": logits(1024, 128_256),
-    "loss and backward (8, 150, 512, 512)": logits(8, 150, 512, 512),
-    "step of an output layer (2048, 256) -> 32768": output_layer(2048, 256, 32_768),
-    "step of an output layer (1024, 256) -> 128256": output_layer(1024, 256, 128_256),
-    "step of a language model, 33278 words, 20 x 35": language_model(33_278, 20, 35),
-}
+def linear_layer(tokens: int, features: int, classes: int) -> Callable[[Loss], Step]:
+    """Make the loss of an output layer, and its gradients of inputs and weight."""
+
+    def make(linear_cross_entropy: Loss) -> Step:
+        x = torch.randn(tokens, features).requires_grad_()
+        w = (torch.randn(classes, features) / features**0.5).requires_grad_()
+        y = torch.randint(classes, (tokens,))
+
+        def step() -> Any:
+            loss = linear_cross_entropy(x, w, y)
+            if isinstance(loss, torch.Tensor):
+                loss.backward()
+                x.grad = w.grad = None
+            return loss
+
+        return step
+
+    return make
+
+
+def with_numpy(value_and_grad: Loss) -> Loss:
+    return lambda *tensors: value_and_grad(*(t.detach().numpy() for t in tensors))[0]
+
+
+def two_steps(x: Any, w: Any, y: Any) -> tuple[Any, Any]:
+    """Do as a person would with NumPy."""
+    d = x @ w.T
+    d -= d.max(axis=1, keepdims=True)
+    rows = np.arange(len(y))
+    at_label = d[rows, y]
+    np.exp(d, out=d)
+    sums = d.sum(axis=1, keepdims=True)
+    value = np.mean(np.log(sums[:, 0]) - at_label)
+    d /= sums
+    d[rows, y] -= 1
+    d /= len(y)
+    return value, (d @ w, d.T @ x)
+
+
 CONTENDERS: dict[str, Callable[[], Loss]] = {
     "torch": lambda: torch.nn.functional.cross_entropy,
     "torch.compile": lambda: torch.compile(torch.nn.functional.cross_entropy),
     "xentfast": lambda: dropin.cross_entropy,
     "xentfast, compiled": lambda: torch.compile(dropin.cross_entropy, fullgraph=True),
 }
+OF_STEPS: dict[str, Callable[[], Loss]] = {
+    "torch": lambda: torch.nn.functional.linear_cross_entropy,
+    "xentfast": lambda: dropin.linear_cross_entropy,
+}
+OF_LAYERS = OF_STEPS | {
+    "torch, chunks": lambda: functools.partial(
+        torch.nn.functional.linear_cross_entropy, options=torch.nn.LinearCrossEntropyOptions()
+    ),
+    "NumPy": lambda: with_numpy(two_steps),
+    "xentfast of arrays": lambda: with_numpy(xentfast.linear_cross_entropy_value_and_grad),
+}
+CASES = {
+    "loss and backward (32, 10)": (logits(32, 10), CONTENDERS),
+    "loss and backward (2048, 32768)": (logits(2048, 32_768), CONTENDERS),
+    "loss and backward (1024, 128256)": (logits(1024, 128_256), CONTENDERS),
+    "loss and backward (8, 150, 512, 512)": (logits(8, 150, 512, 512), CONTENDERS),
+    "step of an output layer (2048, 256) -> 32768": (output_layer(2048, 256, 32_768), CONTENDERS),
+    "step of an output layer (1024, 256) -> 128256": (
+        output_layer(1024, 256, 128_256),
+        CONTENDERS,
+    ),
+    "step of a language model, 33278 words, 20 x 35": (
+        language_model(33_278, 20, 35),
+        CONTENDERS,
+    ),
+    "linear (2048, 256) -> 32768": (linear_layer(2048, 256, 32_768), OF_LAYERS),
+    "linear (4096, 1024) -> 32768": (linear_layer(4096, 1024, 32_768), OF_LAYERS),
+    "linear (1024, 768) -> 128256": (linear_layer(1024, 768, 128_256), OF_LAYERS),
+    "linear in a language model, 33278 words, 20 x 35": (
+        language_model(33_278, 20, 35, linear=True),
+        OF_STEPS,
+    ),
+}
 
 
 def prepare(case: str, contender: str) -> Step:
     """Give every contender the same numbers."""
     torch.manual_seed(0)
-    return CASES[case](CONTENDERS[contender]())
+    make, contenders = CASES[case]
+    return make(contenders[contender]())
 
 
 def memory(field: str) -> float:
@@ -146,12 +225,12 @@ def peak_elsewhere(case: str, contender: str) -> float:
 def times(case: str, rounds: int) -> dict[str, float]:
     """Return the median seconds of each contender; they take turns."""
     torch.compiler.reset()
-    steps = {contender: prepare(case, contender) for contender in CONTENDERS}
+    steps = {contender: prepare(case, contender) for contender in CASES[case][1]}
     losses = {contender: step().item() for contender, step in steps.items()}
     for contender, loss in losses.items():
         if abs(loss / losses["torch"] - 1) > AGREEMENT:
             raise AssertionError(f"{contender}: loss {loss}, not {losses['torch']}")
-    seconds: dict[str, list[float]] = {contender: [] for contender in CONTENDERS}
+    seconds: dict[str, list[float]] = {contender: [] for contender in steps}
     for _ in range(rounds):
         for contender, step in steps.items():
             start = time.perf_counter()
