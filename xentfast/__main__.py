@@ -33,8 +33,9 @@ In Python:
   import xentfast
   loss, grad = xentfast.cross_entropy_value_and_grad(logits, labels)
 
-  xentfast            cross_entropy and binary_cross_entropy with their gradients, entropy,
-                      kl_divergence, js_divergence, softmax, log_softmax, logsumexp, ...
+  xentfast            cross_entropy, binary_cross_entropy and linear_cross_entropy with their
+                      gradients; evaluate; entropy, kl_divergence, js_divergence; softmax,
+                      log_softmax, logsumexp
   xentfast.dropin     the losses of other libraries under their own names: keras, scipy,
                       sklearn, torch
   xentfast.reference  the same functions in plain NumPy, to be read
