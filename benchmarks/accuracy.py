@@ -2,9 +2,11 @@
 
     python benchmarks/accuracy.py [FILE]
 
-writes benchmarks/results/accuracy.md. The right numbers are those of `xentfast.reference` in long
-double, of the very same input. d = x - max; an error of a gradient is relative to the entry itself,
-and what is below the smallest normal number of the result's dtype is left out.
+writes benchmarks/results/accuracy.md, and beside it errors.json, the errors of cross-entropy by how
+far the label is ahead, from which the site and the README's picture are drawn. The right numbers
+are those of `xentfast.reference` in long double, of the very same input. d = x - max; an error of a
+gradient is relative to the entry itself, and what is below the smallest normal number of the
+result's dtype is left out.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
+import json
+import os
 import pathlib
 import sys
 import warnings
@@ -21,6 +25,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+import glance
 import xentfast
 from speed_cases import Array, dtype_of
 from xentfast import reference
@@ -78,6 +83,19 @@ def margins(low: float, high: float, ahead: bool = False) -> Callable[..., tuple
         x[row, at] = 0
         x += rng.uniform(-10, 10, (len(x), 1))
         return x, at if ahead else rng.integers(x.shape[1], size=len(x))
+
+    return make
+
+
+def ahead_by(margin: float) -> Callable[..., tuple[Array, ...]]:
+    """Rows of ten classes in which the label is ahead of the next by just so much."""
+
+    def make(rng: np.random.Generator) -> tuple[Array, ...]:
+        x, y = rng.standard_normal((1_000, 10)), rng.integers(10, size=1_000)
+        rows = np.arange(len(x))
+        x[rows, y] = -np.inf
+        x[rows, y] = x.max(axis=1) + margin
+        return x, y
 
     return make
 
@@ -207,6 +225,28 @@ def _jax(case: Case) -> Results:
     return {"value": np.asarray(jax.jit(f)(*args)), "gradient": np.asarray(gradient)}
 
 
+def _tensorflow(case: Case) -> Results:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    tf: Any = importlib.import_module("tensorflow")
+    nn, xlogy = tf.nn, tf.math.xlogy
+    x, *others = (tf.constant(a) for a in case.args)
+    if case.function not in LOSSES:
+        f = {
+            "softmax": lambda: nn.softmax(x),
+            "log_softmax": lambda: nn.log_softmax(x),
+            "kl_divergence": lambda: tf.reduce_sum(xlogy(x, x / others[0]), 1),
+        }
+        return {"value": f[case.function]().numpy()}
+    loss = {
+        "cross_entropy": nn.sparse_softmax_cross_entropy_with_logits,
+        "binary_cross_entropy": nn.sigmoid_cross_entropy_with_logits,
+    }[case.function]
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = loss(labels=others[0], logits=x)
+    return {"value": value.numpy(), "gradient": tape.gradient(value, x).numpy()}
+
+
 def _scipy(case: Case) -> Results:
     special: Any = importlib.import_module("scipy.special")
     stats: Any = importlib.import_module("scipy.stats")
@@ -240,6 +280,7 @@ CONTENDERS: dict[str, tuple[str, Callable[[Case], Results]]] = {
     "xentfast": ("xentfast", lambda case: case.of(xentfast, case.args)),
     "torch": ("torch", _torch),
     "jax": ("jax", _jax),
+    "tensorflow": ("tensorflow-cpu", _tensorflow),
     "SciPy": ("scipy", _scipy),
     "scikit-learn": ("scikit-learn", _sklearn),
     "NumPy": ("numpy", _numpy),
@@ -313,6 +354,20 @@ def table() -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
+def by_margin() -> dict[str, Any]:
+    """Return the errors of cross-entropy by dtype, by what is returned and by contender."""
+    margins = (0, 2, 5, 10, 15, 20, 30, 50, 80)
+    errors: dict[str, dict[str, dict[str, list[float | None]]]] = {}
+    for dtype in ("float32", "float64"):
+        for margin in margins:
+            case = Case("cross_entropy", str(margin), dtype, ahead_by(margin))
+            for what, found in measured(case).items():
+                for name, error in found.items():
+                    by_name = errors.setdefault(dtype, {}).setdefault(what, {})
+                    by_name.setdefault(name, []).append(error)
+    return {"versions": versions(), "margins": margins, "errors": errors}
+
+
 def markdown() -> str:
     listed = ", ".join(f"{name} {version}" for name, version in versions().items())
     return (
@@ -330,9 +385,11 @@ def main() -> None:
     path = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # peers warn of their own affairs
-        text = markdown()
+        text, errors = markdown(), json.dumps(by_margin(), indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
+    path.with_name("errors.json").write_text(errors + "\n", encoding="utf-8")
+    glance.draw()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Draw speed and error at a glance, the picture of the README, from speed.md and errors.json.
 
-`python benchmarks/glance.py` writes results/glance.png; report.py and errors.py do it, too.
+`python benchmarks/glance.py` writes results/glance.png; report.py and accuracy.py do it, too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COLOURS = {
     "jax": "tab:green",
     "tensorflow": "tab:olive",
     "scikit-learn": "tab:purple",
-    "scipy": "tab:brown",
+    "SciPy": "tab:brown",
 }
 
 
@@ -67,8 +67,7 @@ def draw_speed(axes: Any, found: dict[str, dict[str, float]]) -> None:
 
 
 def draw_errors(axes: Any, measured: dict[str, Any]) -> None:
-    for name, values in measured["errors"]["float32"]["loss"].items():
-        name = {"optax": "jax"}.get(name, name)  # its losses are what runs on jax
+    for name, values in measured["errors"]["float32"]["value"].items():
         ours = name == OURS
         axes.plot(
             measured["margins"],
