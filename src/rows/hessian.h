@@ -23,13 +23,13 @@ INLINE vec v_of_doubles(const double *from)
     return v_load(a);
 }
 
-/* The losses, times their weights. */
+/* The losses, times their weights: 0 counts nothing, as in product(). */
 INLINE void put_losses(xf_half *h, vec loss)
 {
     real a[LANES];
     v_store(a, loss);
     for (int i = 0; i < h->rows; i++)
-        h->loss[i] = a[i] * h->weight[i];
+        h->loss[i] = h->weight[i] == 0 ? 0 : a[i] * h->weight[i];
 }
 
 /* As write_tile; out may be of double where REAL is float, and the other way round. */
@@ -130,8 +130,8 @@ static void half(xf_half *h)
             vec c = v_select(v_eq(e, held_one), others, v_fma(e, v_neg(unit), total));
             vec q = v_mul(c, inverse);
             vec g = v_select(v_eq(label, v_set1((real)(j0 + j))), v_neg(q), p);
-            v_store(s->gradient + j * LANES, v_mul(g, weight));
-            v_store(s->second + j * LANES, h->hessian ? v_mul(v_mul(p, q), weight) : p);
+            v_store(s->gradient + j * LANES, product(weight, g));
+            v_store(s->second + j * LANES, h->hessian ? product(weight, v_mul(p, q)) : p);
         }
         put_outputs(h, j0, n, s);
     }

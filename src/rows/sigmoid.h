@@ -80,7 +80,7 @@ INLINE vec binary_step(const xf_binary *b, bool from_logits, bool plain, real *g
         store_to(gradient + j, v_mul(g, by), n);
     }
     if (hessian)
-        store_to(hessian + j, v_mul(binary_hessian(x), weight), n);
+        store_to(hessian + j, product(weight, binary_hessian(x)), n);
     if (loss)
         store_to(loss + j, value, n);
     return value;

@@ -465,6 +465,17 @@ def test_half_losses_have_the_same_bits_everywhere(name: str, method: str) -> No
                 np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_weight_of_zero_counts_nothing(dtype: str) -> None:
+    rows = np.array([[np.nan, 0, 0], [0, 1, 2], [np.inf, 0, 0], [0, -np.inf, 0]], dtype)
+    y, w = np.array([0, 1, 0, 1], dtype), np.array([0, 2, 0, 0], dtype)
+    our = ours.HalfMultinomialLoss()
+    for found in (*our.loss_gradient(y, rows, w), *our.gradient_hessian(y, rows, w)):
+        assert np.isfinite(found).all()
+        assert not found[w == 0].any()
+        assert found[1].any()
+
+
 def test_confident_rows_keep_their_digits() -> None:
     y, x = np.zeros(1), np.array([[40.0, 0, 0]])
     loss, gradient = ours.HalfMultinomialLoss().loss_gradient(y, x)

@@ -13,7 +13,8 @@ than there, on purpose:
 - 16 bits are worked out in float32 and rounded once, so that 1 - epsilon is not 1 and no sum
   overflows; a confident row, and a probability next to 0 or 1, keep their digits;
 - a class of dtype float64 works in float64, where the NumPy backend rounds to float32 on the way;
-- a row of `ignore_class` leaks nothing, whatever it holds, and nothing warns of dividing by 0;
+- a row of `ignore_class` or of weight 0 leaks nothing, whatever it holds, and nothing warns of
+  dividing by 0;
 - `label_smoothing` and binary labels outside [0, 1] are a ValueError.
 
 The sparse loss has the `label_smoothing` of the Keras after 3.15. Not seen: masks that layers of
@@ -525,7 +526,8 @@ def _reduce(losses: Array, weight: Any, counts: Array | None, reduction: str | N
         weight = mask
     if weight is not None:
         losses, weight = _same_rank(losses, weight)
-        losses = losses * weight
+        with np.errstate(invalid="ignore"):
+            losses = np.where(weight == 0, 0, losses * weight)[()]
     if reduction in (None, "none") or losses.shape in ((), (0,)):
         return losses
     total = np.sum(losses, dtype=np.float64)

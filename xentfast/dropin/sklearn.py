@@ -3,10 +3,11 @@
 Put in the place of scikit-learn's, the half losses serve `LogisticRegression`, gradient boosting of
 histograms and temperature calibration. Better than there, on purpose: a confident row keeps its
 digits, in the loss, the gradient and the Hessian; float16 is worked out in float32; the half losses
-take strided arrays where scikit-learn wants contiguous ones, and refuse, with a ValueError, lengths
-that do not fit together, class indices out of range and binary labels outside [0, 1]. In `log_loss`
-masked entries are refused, which scikit-learn does not see, and a mix of strings and numbers as
-labels is not. `n_threads` counts for that call alone.
+take strided arrays where scikit-learn wants contiguous ones, count nothing of a row of weight 0,
+whatever it holds, and refuse, with a ValueError, lengths that do not fit together, class indices
+out of range and binary labels outside [0, 1]. In `log_loss` masked entries are refused, which
+scikit-learn does not see, and a mix of strings and numbers as labels is not. `n_threads` counts for
+that call alone.
 """
 
 from __future__ import annotations
