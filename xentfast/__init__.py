@@ -3,8 +3,9 @@
 The losses, each with `_grad` and `_value_and_grad`: `cross_entropy` (class indices or
 distributions) and `binary_cross_entropy`; and `linear_cross_entropy`, with `_value_and_grad`, of
 the logits that a linear layer would make. Beside them `entropy`, `kl_divergence`, `js_divergence`,
-`is_distribution`, `logsumexp`, `softmax` and `log_softmax`; and `evaluate`, everything that is
-reported of a model in one pass. `xentfast.reference` has the same functions in plain NumPy.
+`is_distribution`, `logsumexp`, `softmax` and `log_softmax`; `evaluate`, everything that is reported
+of a model in one pass, and `compare`, how two models differ. `xentfast.reference` has the same
+functions in plain NumPy.
 """
 
 from contextlib import suppress
@@ -21,6 +22,7 @@ from xentfast._binary import (
     binary_cross_entropy_grad,
     binary_cross_entropy_value_and_grad,
 )
+from xentfast._compare import Comparison, compare
 from xentfast._config import (
     configure,
     get_num_threads,
@@ -33,16 +35,19 @@ from xentfast._cross_entropy import (
     cross_entropy_grad,
     cross_entropy_value_and_grad,
 )
+from xentfast._distillation import js_divergence_value_and_grad, kl_divergence_value_and_grad
 from xentfast._divergence import entropy, is_distribution, js_divergence, kl_divergence
 from xentfast._evaluate import Evaluation, evaluate
 from xentfast._linear import linear_cross_entropy, linear_cross_entropy_value_and_grad
 from xentfast._softmax import log_softmax, logsumexp, softmax
 
 __all__ = [
+    "Comparison",
     "Evaluation",
     "binary_cross_entropy",
     "binary_cross_entropy_grad",
     "binary_cross_entropy_value_and_grad",
+    "compare",
     "cross_entropy",
     "cross_entropy_grad",
     "cross_entropy_value_and_grad",
@@ -51,7 +56,9 @@ __all__ = [
     "get_num_threads",
     "is_distribution",
     "js_divergence",
+    "js_divergence_value_and_grad",
     "kl_divergence",
+    "kl_divergence_value_and_grad",
     "linear_cross_entropy",
     "linear_cross_entropy_value_and_grad",
     "log_softmax",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xentfast import _checks, _kernels
+from xentfast import _checks, _distillation, _kernels
 
 _DIVERGENCE = {
     np.dtype(np.float32): _kernels.divergence["float"],
@@ -63,6 +63,8 @@ def kl_divergence(
     axis: int = -1,
     base: float | None = None,
     normalize: bool = False,
+    from_logits: bool = False,
+    temperature: float = 1.0,
 ) -> Any:
     """Kullback-Leibler divergence of each row, ``sum_j p_j log(p_j / q_j)``.
 
@@ -71,9 +73,14 @@ def kl_divergence(
     Parameters
     ----------
     p, q : array_like, floating, of shapes that broadcast
-        Probabilities along `axis`, taken as they are unless `normalize`.
+        Probabilities along `axis`, taken as they are unless `normalize`; or logits.
     axis, base, normalize
         As of `entropy`.
+    from_logits : bool
+        Whether `p` and `q` are logits: equal ones have the divergence 0, close ones keep their
+        digits, and it is never negative.
+    temperature : float
+        What logits are divided by, positive.
 
     Returns
     -------
@@ -85,7 +92,7 @@ def kl_divergence(
     TypeError, ValueError
         As of `entropy`.
     """
-    return _between(_KL, p, q, axis, base, normalize)
+    return _between(_KL, p, q, axis, base, normalize, from_logits, temperature)
 
 
 def js_divergence(
@@ -95,6 +102,8 @@ def js_divergence(
     axis: int = -1,
     base: float | None = None,
     normalize: bool = False,
+    from_logits: bool = False,
+    temperature: float = 1.0,
 ) -> Any:
     """Jensen-Shannon divergence of each row, ``(KL(p, m) + KL(q, m)) / 2``.
 
@@ -103,9 +112,11 @@ def js_divergence(
     Parameters
     ----------
     p, q : array_like, floating, of shapes that broadcast
-        Probabilities along `axis`, taken as they are unless `normalize`.
+        Probabilities along `axis`, taken as they are unless `normalize`; or logits.
     axis, base, normalize
         As of `entropy`.
+    from_logits, temperature
+        As of `kl_divergence`.
 
     Returns
     -------
@@ -117,7 +128,7 @@ def js_divergence(
     TypeError, ValueError
         As of `entropy`.
     """
-    return _between(_JS, p, q, axis, base, normalize)
+    return _between(_JS, p, q, axis, base, normalize, from_logits, temperature)
 
 
 def is_distribution(p: npt.ArrayLike, *, axis: int = -1, atol: float | None = None) -> Any:
@@ -160,6 +171,8 @@ def _between(
     axis: int,
     base: float | None,
     normalize: bool,
+    from_logits: bool,
+    temperature: float,
 ) -> Any:
     x, y = _checks.real("p", p), _checks.real("q", q)
     if x.shape != y.shape:
@@ -171,7 +184,18 @@ def _between(
             ) from None
     x, at = _checks.rows_of_classes("p", x, axis)
     dtype = np.result_type(_checks.computed(x.dtype), _checks.computed(y.dtype))
-    return _divergence(what, x, y, at, dtype, base, normalize)
+    scale = _distillation.inverse_temperature(temperature)
+    if not from_logits:
+        if scale != 1:
+            raise ValueError(f"temperature must be 1 unless from_logits, got {temperature}")
+        return _divergence(what, x, y, at, dtype, base, normalize)
+    if normalize:
+        raise ValueError("normalize must be False where from_logits is True, got True")
+    out = np.empty(_checks.lead_shape(x, at), dtype)
+    towards = _distillation.FORWARD if what == _KL else _distillation.SYMMETRIC
+    _distillation.diverge(towards, x, y, at, dtype, scale, None, out, None, 1)
+    out /= _checks.unit_of(base)
+    return out if out.ndim else out[()]
 
 
 def _divergence(

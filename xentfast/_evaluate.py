@@ -7,7 +7,6 @@ import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
-from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
@@ -154,11 +153,13 @@ class Evaluation:
 
         ``sqrt(n / (n - 1) sum w^2 (l - loss)^2) / sum w``, rounded once: nothing cancels.
         """
-        square, w_square, w_loss = (
-            self._sum(name) for name in ("loss_square", "weight_square", "weight_loss")
-        )
-        return _standard_error(
-            self.count, self._weight, self._sum("loss"), square, w_square, w_loss
+        return _exact.standard_error(
+            self.count,
+            self._sum("loss"),
+            self._sum("loss_square"),
+            self._weight,
+            self._sum("weight_square"),
+            self._sum("weight_loss"),
         )
 
     @property
@@ -264,11 +265,11 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold: the numbers to read (None for nan and inf), and the sums."""
-        numbers = {name: _finite(value) for name, value in _numbers(self).items()}
+        numbers = {name: _exact.finite(value) for name, value in _numbers(self).items()}
         return {
             "count": self.count,
             **numbers,
-            "top_k": {str(k): _finite(share) for k, share in self.top_k.items()},
+            "top_k": {str(k): _exact.finite(share) for k, share in self.top_k.items()},
             "state": {
                 "ties": self.ties,
                 "count": self.count,
@@ -334,32 +335,12 @@ class Evaluation:
         return _plot.evaluation(self)
 
 
-def _standard_error(
-    count: int, weight: int, total: Sum, square: Sum, w_square: Sum, w_total: Sum
-) -> float:
-    """Return sqrt(n / (n - 1) sum (w l - w mean)^2) / W from the exact sums of w, w l and so on.
-
-    The sum of squares times W^2 is (w l)^2 W^2 - 2 (w^2 l) W (w l) + w^2 (w l)^2, all of sums.
-    """
-    sums = (total, square, w_square, w_total)
-    if count < 2 or not weight or any(s.special is not None for s in sums):
-        return math.nan
-    s, a, b, c = total.exact, square.exact, w_square.exact, w_total.exact
-    spread = a * weight * weight - 2 * c * weight * s + b * s * s
-    variance = _exact.ratio(max(spread, 0) * count << _exact.UNIT, weight**4 * (count - 1))
-    return math.sqrt(variance)
-
-
 def _numbers(e: Evaluation) -> dict[str, float]:
     names = (
         "weight", "loss", "loss_error", "perplexity", "bits", "accuracy", "mean_reciprocal_rank",
         "entropy", "brier", "confidence", "calibration_error", "max_calibration_error",
     )  # fmt: skip
     return {name: getattr(e, name) for name in names}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _cuts_of(top_k: object) -> tuple[int, ...]:
@@ -545,7 +526,9 @@ def _evaluation(
     hits = len(cuts) + 1
     count, kept = sum(numbers[:hits]), [Sum(*s) for s in sums[: len(_SUMS)]]
     binned, corrects = numbers[hits:][:bins], numbers[hits + bins :][:bins]
-    confidences, *rest = _split([s[0] for s in sums[len(_SUMS) :]], bins, hits, bins, bins)
+    exact = [s[0] for s in sums[len(_SUMS) :]]
+    confidences, exact = tuple(exact[:bins]), exact[bins:]
+    rest = [tuple(exact[:hits]), tuple(exact[hits:][:bins]), tuple(exact[hits + bins :])]
     if not weighted:
         kept[_SUMS.index("weight_square")] = Sum(count * ONE)
         kept[_SUMS.index("weight_loss")] = kept[_SUMS.index("loss")]
@@ -560,9 +543,3 @@ def _evaluation(
         (tuple(binned), weights, confidences, correct),
         tuple(numbers[hits + 2 * bins :]),
     )
-
-
-def _split(values: list[int], *lengths: int) -> list[tuple[int, ...]]:
-    """Cut a list into parts of the lengths; those it is too short for are empty."""
-    ends = np.cumsum((0, *lengths)).tolist()
-    return [tuple(values[a:b]) for a, b in pairwise(ends)]

@@ -120,3 +120,31 @@ def quantile(histogram: tuple[int, ...], q: float) -> float:
 def add_all(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
     """Add two tuples element by element."""
     return tuple(x + y for x, y in zip(a, b, strict=True))
+
+
+def finite(value: float) -> float | None:
+    """Return a number as JSON has it: None where it is not finite."""
+    return value if math.isfinite(value) else None
+
+
+def standard_error(
+    count: int,
+    total: Sum,
+    square: Sum,
+    weight: int | None = None,
+    w_square: Sum | None = None,
+    w_total: Sum | None = None,
+) -> float:
+    """Return sqrt(n / (n - 1) sum (w l - w mean)^2) / W from exact sums; nan of less than two rows.
+
+    They are those of w l, (w l)^2, w, w^2 and w^2 l, the last three by default of weights of 1. The
+    sum of squares times W^2 is (w l)^2 W^2 - 2 (w^2 l) W (w l) + w^2 (w l)^2, all of sums: nothing
+    cancels before it is rounded.
+    """
+    all_weight = count * ONE if weight is None else weight
+    b, c = w_square or Sum(count * ONE), w_total or total
+    if count < 2 or not all_weight or any(s.special is not None for s in (total, square, b, c)):
+        return math.nan
+    s = total.exact
+    spread = (square.exact * all_weight - 2 * c.exact * s) * all_weight + b.exact * s * s
+    return math.sqrt(ratio(max(spread, 0) * count << UNIT, all_weight**4 * (count - 1)))

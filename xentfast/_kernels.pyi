@@ -6,6 +6,8 @@ cross_entropy_at: Any
 binary_cross_entropy: Any
 divergence: Any
 evaluate: Any
+compare: Any
+logit_divergence: Any
 is_distribution: Any
 softmax: Any
 half_loss: Any

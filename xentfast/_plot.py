@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from xentfast._compare import Comparison
     from xentfast._evaluate import Evaluation
 
 _FIRST, _SECOND, _GRID = "#2a6fbb", "#c8553d", "#dddddd"
@@ -79,4 +80,24 @@ def evaluation(e: Evaluation) -> Figure:
     if math.isfinite(e.loss) and e.loss > 0:
         right.axvline(e.loss, color=_SECOND, label=f"mean {e.loss:.4g}")
         right.legend(frameon=False)
+    return figure
+
+
+def comparison(c: Comparison) -> Figure:
+    """Draw the distribution of KL over the rows, and its quantiles."""
+    figure, left, right = _figure()
+    _distribution(left, c._divergences, "KL(base, other) (nats)")
+    if math.isfinite(c.kl) and c.kl > 0:
+        left.axvline(c.kl, color=_SECOND, label=f"mean {c.kl:.3g}")
+        left.legend(frameon=False)
+    shares = np.array([1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9])
+    found = np.array([c.kl_quantile(q / 100) for q in shares])
+    drawn = np.isfinite(found) & (found > 0)
+    right.plot(found[drawn], np.arange(len(shares))[drawn], "o", color=_FIRST)
+    right.set(
+        xscale="log", xlabel="KL(base, other) (nats)", ylabel="quantile (%)",
+        yticks=range(len(shares)), yticklabels=[f"{q:g}" for q in shares],
+        title=f"same class first: {100 * c.same_first:.4g}%",
+    )  # fmt: skip
+    right.grid(axis="x", color=_GRID)
     return figure

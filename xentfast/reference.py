@@ -24,6 +24,7 @@ __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_grad",
     "binary_cross_entropy_value_and_grad",
+    "compare",
     "cross_entropy",
     "cross_entropy_grad",
     "cross_entropy_value_and_grad",
@@ -31,7 +32,9 @@ __all__ = [
     "evaluate",
     "is_distribution",
     "js_divergence",
+    "js_divergence_value_and_grad",
     "kl_divergence",
+    "kl_divergence_value_and_grad",
     "linear_cross_entropy",
     "linear_cross_entropy_value_and_grad",
     "log_softmax",
@@ -420,7 +423,17 @@ def entropy(
     return _in_base(_product(rows, -np.log(rows)).sum(axis=-1), base)
 
 
-def _pair(p: ArrayLike, q: ArrayLike, axis: int, normalize: bool) -> tuple[Array, Array]:
+def _softmaxes(p: ArrayLike, q: ArrayLike, axis: int, temperature: float) -> tuple[Array, Array]:
+    p, q = np.broadcast_arrays(_floating(p), _floating(q))
+    t = p.dtype.type(temperature)
+    return softmax(np.moveaxis(p, axis, -1) / t), softmax(np.moveaxis(q, axis, -1) / t)
+
+
+def _pair(
+    p: ArrayLike, q: ArrayLike, axis: int, normalize: bool, from_logits: bool, temperature: float
+) -> tuple[Array, Array]:
+    if from_logits:
+        return _softmaxes(p, q, axis, temperature)
     p, q = np.broadcast_arrays(_floating(p), _floating(q))
     return (
         _distribution(np.moveaxis(p, axis, -1), normalize),
@@ -436,9 +449,16 @@ def kl_divergence(
     axis: int = -1,
     base: float | None = None,
     normalize: bool = False,
+    from_logits: bool = False,
+    temperature: float = 1.0,
 ) -> Value:
     """Return sum_j p_j log(p_j / q_j)."""
-    return _in_base(_kl(*_pair(p, q, axis, normalize)), base)
+    return _in_base(_kl(*_pair(p, q, axis, normalize, from_logits, temperature)), base)
+
+
+def _js(p: Array, q: Array) -> Array:
+    m = (p + q) / 2
+    return (_kl(p, m) + _kl(q, m)) / 2
 
 
 @_quiet
@@ -449,11 +469,64 @@ def js_divergence(
     axis: int = -1,
     base: float | None = None,
     normalize: bool = False,
+    from_logits: bool = False,
+    temperature: float = 1.0,
 ) -> Value:
     """Return (KL(p, m) + KL(q, m)) / 2, where m = (p + q) / 2."""
-    p, q = _pair(p, q, axis, normalize)
+    return _in_base(_js(*_pair(p, q, axis, normalize, from_logits, temperature)), base)
+
+
+def _weighed(
+    losses: Array,
+    gradient: Array,
+    axis: int,
+    sample_weight: ArrayLike | None,
+    reduction: str,
+    out: Array | None,
+) -> tuple[Value, Array]:
+    """Weigh rows and reduce; a row of weight 0 counts as nothing, whatever it holds."""
+    a = np.asarray(1 if sample_weight is None else sample_weight, losses.dtype)
+    a = np.broadcast_to(a, losses.shape)
+    losses, gradient = _product(a, losses), _product(a[..., np.newaxis], gradient)
+    value, gradient = _reduce(losses, gradient, a, reduction)
+    return value, _fill(out, np.moveaxis(gradient, -1, axis))
+
+
+@_quiet
+def kl_divergence_value_and_grad(
+    p: ArrayLike,
+    q: ArrayLike,
+    *,
+    axis: int = -1,
+    temperature: float = 1.0,
+    reverse: bool = False,
+    sample_weight: ArrayLike | None = None,
+    reduction: str = "mean",
+    out: Array | None = None,
+) -> tuple[Value, Array]:
+    """Return KL(p, q) or KL(q, p) of logits, and its gradient with respect to those of q."""
+    p, q = _softmaxes(p, q, axis, temperature)
+    losses = _kl(q, p) if reverse else _kl(p, q)
+    gradient = _product(q, np.log(q / p) - losses[..., np.newaxis]) if reverse else q - p
+    return _weighed(losses, gradient / temperature, axis, sample_weight, reduction, out)
+
+
+@_quiet
+def js_divergence_value_and_grad(
+    p: ArrayLike,
+    q: ArrayLike,
+    *,
+    axis: int = -1,
+    temperature: float = 1.0,
+    sample_weight: ArrayLike | None = None,
+    reduction: str = "mean",
+    out: Array | None = None,
+) -> tuple[Value, Array]:
+    """Return the Jensen-Shannon divergence of logits, and its gradient for those of q."""
+    p, q = _softmaxes(p, q, axis, temperature)
     m = (p + q) / 2
-    return _in_base((_kl(p, m) + _kl(q, m)) / 2, base)
+    gradient = _product(q, np.log(q / m) - _kl(q, m)[..., np.newaxis]) / 2
+    return _weighed(_js(p, q), gradient / temperature, axis, sample_weight, reduction, out)
 
 
 def is_distribution(p: ArrayLike, *, axis: int = -1, atol: float | None = None) -> Value:
@@ -582,3 +655,55 @@ def evaluate(
     }
     names = tuple(per_row)
     return (found, {name: arrays[name] for name in names}) if names else found
+
+
+@_quiet
+def compare(
+    base: ArrayLike,
+    other: ArrayLike,
+    labels: ArrayLike | None = None,
+    *,
+    axis: int = -1,
+    ignore_index: int | None = None,
+) -> Any:
+    """Return what `xentfast.compare` reports, as attributes."""
+    a, b = (np.moveaxis(_floating(x), axis, -1) for x in (base, other))
+    y = np.zeros(a.shape[:-1], np.intp) if labels is None else np.asarray(labels)
+    counts = np.broadcast_to(y != ignore_index, y.shape)
+    a, b, y = a[counts], b[counts], y[counts].astype(np.intp)
+    p, q, n = softmax(a), softmax(b), len(y)
+    valid = ~np.isnan(p + q).any(axis=-1)
+
+    def numbers(name: str, values: Array) -> dict[str, Value]:
+        error = values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+        return {name: values.mean() if n else np.nan, f"{name}_error": error}
+
+    def of_label(x: Array) -> Array:
+        return np.asarray(np.take_along_axis(x, y[:, np.newaxis], axis=-1)[:, 0])
+
+    change = of_label(q) - of_label(p)
+    losses = [-of_label(log_softmax(x)) for x in (a, b)]
+    same = valid & (a.argmax(axis=-1) == b.argmax(axis=-1))
+    found = {
+        "count": n,
+        **numbers("kl", _kl(p, q)),
+        **numbers("reverse_kl", _kl(q, p)),
+        **numbers("js", _js(p, q)),
+        **numbers("same_first", same.astype(p.dtype)),
+        "labelled": 0 if labels is None else n,
+    }
+    squares = numbers("change_rms", change**2)
+    rms = np.sqrt(squares["change_rms"])
+    found |= (
+        {
+            **numbers("change", change),
+            "change_rms": rms,
+            "change_rms_error": squares["change_rms_error"] / (2 * rms or 1),
+            **numbers("log_perplexity_ratio", losses[1] - losses[0]),
+            "base_loss": numbers("", losses[0])[""],
+            "other_loss": numbers("", losses[1])[""],
+        }
+        if labels is not None
+        else {}
+    )
+    return SimpleNamespace(**found)

@@ -88,6 +88,17 @@ cdef extern from "rows/rows.h" nogil:
         const xf_out *second
         xf_bool hessian
         void *scratch
+    ctypedef enum xf_towards:
+        XF_FORWARD
+        XF_REVERSE
+        XF_SYMMETRIC
+    ctypedef struct xf_pairs:
+        double scale
+        double divergence[3][XF_PANEL]
+        double loss[2][XF_PANEL]
+        double change[XF_PANEL]
+        double log_ratio[XF_PANEL]
+        xf_bool same[XF_PANEL]
     ctypedef enum xf_divergence:
         pass
     ctypedef enum xf_term:
@@ -105,6 +116,9 @@ cdef extern from "rows/rows.h" nogil:
                                   const xf_out *) noexcept nogil
         void (*evaluate)(const xf_rows *, xf_panel *, xf_bool, xf_scores *) noexcept nogil
         void (*half)(xf_half *) noexcept nogil
+        void (*compare)(const xf_rows *, const xf_rows *, xf_panel *, xf_pairs *) noexcept nogil
+        void (*compare_gradient)(xf_towards, const xf_rows *, const xf_rows *, xf_panel *,
+                                 const xf_pairs *, const xf_out *) noexcept nogil
         double (*binary)(const xf_binary *, xf_bool *) noexcept nogil
         double (*divergence)(xf_divergence, const xf_rows *, const xf_rows *, int, ptrdiff_t,
                              xf_bool) noexcept nogil
@@ -179,3 +193,4 @@ include "elementwise.pxi"
 include "exact.pxi"
 include "evaluate.pxi"
 include "hessian.pxi"
+include "pairs.pxi"

@@ -37,6 +37,7 @@ typedef double real;
 #include "rows/elementwise.h"
 #include "rows/evaluate.h"
 #include "rows/hessian.h"
+#include "rows/pairs.h"
 
 static void elementwise(int which, const void *x, void *y, ptrdiff_t n)
 {
@@ -62,6 +63,8 @@ const xf_kernels JOIN(XF_ISA, XF_BITS) = {
     .log_loss = log_loss,
     .log_loss_gradient = log_loss_gradient,
     .evaluate = evaluate,
+    .compare = compare,
+    .compare_gradient = compare_gradient,
     .binary = binary,
     .divergence = divergence,
     .mass = mass,

@@ -89,6 +89,21 @@ typedef struct {
     int64_t rank[XF_PANEL], predicted[XF_PANEL];
 } xf_scores;
 
+/* Of pairs of rows of logits, with the distributions p and q: KL(p, q), KL(q, p), Jensen-Shannon. */
+typedef enum { XF_FORWARD, XF_REVERSE, XF_SYMMETRIC } xf_towards; /* as in _divergence.py */
+
+/* How the rows of a panel diverge from those of another. */
+typedef struct {
+    /* in */
+    double scale; /* one over the temperature */
+    /* out; change: of the label's probability; log_ratio: of it, p over q; same: the first class */
+    double divergence[3][XF_PANEL]; /* by xf_towards */
+    double loss[2][XF_PANEL], change[XF_PANEL], log_ratio[XF_PANEL];
+    bool same[XF_PANEL];
+    /* between value and gradient */
+    double maximum[2][XF_PANEL], inverse[2][XF_PANEL], shift[XF_PANEL], offset[XF_PANEL];
+} xf_pairs;
+
 typedef enum { XF_ENTROPY, XF_KL, XF_JS } xf_divergence; /* as in xentfast/_divergence.py */
 
 typedef enum { XF_ENTR, XF_REL_ENTR, XF_KL_DIV, XF_XLOGY } xf_term; /* as in dropin/scipy.py */
@@ -125,6 +140,11 @@ typedef struct {
     void (*evaluate)(const xf_rows *x, xf_panel *p, bool from_logits, xf_scores *scores);
     /* Loss, gradient and second of index labels. */
     void (*half)(xf_half *h);
+    /* The divergences of a panel's pairs of rows of logits, and the gradient of one of them with
+       respect to b, times weight and gradient_scale; out may be b. */
+    void (*compare)(const xf_rows *a, const xf_rows *b, xf_panel *p, xf_pairs *pairs);
+    void (*compare_gradient)(xf_towards what, const xf_rows *a, const xf_rows *b, xf_panel *p,
+                             const xf_pairs *pairs, const xf_out *out);
     /* The sum of the block's losses; *valid becomes false where a label is outside [0, 1]. */
     double (*binary)(const xf_binary *b, bool *valid);
     /* Entropy or divergence of row i; q is NULL for the entropy. */

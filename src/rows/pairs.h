@@ -1,0 +1,346 @@
+/* Pairs of rows of logits a and b, divided by a temperature: how the distributions p and q of their
+   softmax diverge. With u_j = log p_j - log q_j
+
+     KL(p, q) = sum p u            = sum p (u + expm1(-u))     as sum p expm1(-u) = sum (q - p) = 0
+     KL(q, p) = sum -q u           = sum q (expm1(u) - u)
+     JS = sum (p + q) / 4 F(w^2) w^2,  w = tanh(u / 2),  F w^2 = (1 + w) log1p(w) + (1 - w) log1p(-w)
+
+   whose terms are not negative, and 0 where u is. u comes from the difference of the logits, not
+   from the logarithms: u = (a - b - shift) / temperature - offset, the shift that of the first of
+   the largest a. So equal rows give 0, and close ones keep their digits.
+
+   The error of the offset is seen in S = sum p expm1(-u), which should be 0, and drops out of
+   KL = sum p (u + expm1(-u)) - (S - log1p(S)); where that is not far below the sum, which is so of
+   very close rows, the sums are taken again with the offset put right. */
+
+/* (u + expm1(-u)) / u^2 for |u| < NEAR, and F(z) for z = tanh(u / 2)^2 there; approximation error:
+   float 2^-26.6 and 2^-28.2, double 2^-55.4 and 2^-54.5. */
+#define NEAR 0.75
+#if XF_BITS == 32
+#define TOO_MUCH 0x1p-22
+static const real KL_Q[] = {-0x1.75ab6ep-19f, 0x1.a5555cp-16f, -0x1.a014a6p-13f, 0x1.6c0f62p-10f,
+                            -0x1.111114p-7f,  0x1.55555cp-5f,  -0x1.555556p-3f,  0x1p-1f};
+static const real JS_Q[] = {0x1.c9a67p-6f, 0x1.1f0cdcp-5f, 0x1.113234p-4f, 0x1.55551p-3f, 0x1p+0f};
+#else
+#define TOO_MUCH 0x1p-50
+static const real KL_Q[] = {-0x1.b19fb95073788p-41, 0x1.96ea26b4e2c48p-37,
+                            -0x1.6121f566d3be1p-33, 0x1.1eeafc12a66a4p-29,
+                            -0x1.ae64585b0628cp-26, 0x1.27e4fd7145ce8p-22,
+                            -0x1.71de3a54b116cp-19, 0x1.a01a019e8b9b6p-16,
+                            -0x1.a01a01a01a47ep-13, 0x1.6c16c16c1756ep-10,
+                            -0x1.1111111111110p-7,  0x1.5555555555553p-5,
+                            -0x1.5555555555555p-3,  0x1p-1};
+static const real JS_Q[] = {0x1.2c0159362f845p-7, 0x1.5f54280ea7ab6p-8,
+                            0x1.172da0bbb55cep-7, 0x1.67837b3b38c1bp-7,
+                            0x1.f0849560e1b8dp-7, 0x1.6c169bb3c7728p-6,
+                            0x1.24924984bee9bp-5, 0x1.1111111094eadp-4,
+                            0x1.5555555555936p-3, 0x1p+0};
+#endif
+
+/* What the elements of a pair need: of one pair in every lane, or of a pair in each. */
+typedef struct {
+    vec scale, shift, offset;
+    vec maximum[2], inverse[2];
+} pair_factors;
+
+/* p, q and u of some elements; near: where |u| < NEAR, and there expm1(-u) and expm1(u). */
+typedef struct {
+    vec p, q, u, down, up, forward, reverse; /* forward: u + expm1(-u), reverse: expm1(u) - u */
+    mask near;
+    bool all_near;
+} pair_terms;
+
+INLINE vec probability(vec x, vec maximum, vec inverse, vec scale)
+{
+    return v_mul(v_exp(v_max(v_set1(DEEPEST), v_mul(v_sub(x, maximum), scale))), inverse);
+}
+
+INLINE pair_terms terms_of(vec a, vec b, const pair_factors *f)
+{
+    pair_terms t;
+    const vec zero = v_zero();
+    t.p = probability(a, f->maximum[0], f->inverse[0], f->scale);
+    t.q = probability(b, f->maximum[1], f->inverse[1], f->scale);
+    t.u = v_fma(v_sub(v_sub(a, b), f->shift), f->scale, v_neg(f->offset));
+    t.u = v_drop(v_and(v_eq(t.p, zero), v_eq(t.q, zero)), t.u); /* of two logits of -inf */
+    t.near = v_and(v_lt(t.u, v_set1((real)NEAR)), v_lt(v_set1((real)-NEAR), t.u));
+    t.all_near = v_all(t.near);
+    const vec u = v_keep(t.near, t.u), square = v_mul(u, u);
+    t.forward = v_mul(square, HORNER(u, KL_Q));
+    t.reverse = v_mul(square, HORNER(v_neg(u), KL_Q));
+    t.down = v_sub(t.forward, u);
+    t.up = v_add(t.reverse, u);
+    return t;
+}
+
+/* c x, 0 where c is, even against inf. */
+INLINE vec times(vec c, vec x) { return v_drop(v_eq(c, v_zero()), v_mul(c, x)); }
+
+/* The term of Jensen-Shannon. */
+INLINE vec symmetric_term(const pair_terms *t)
+{
+    const vec w = v_div(t->down, v_add(v_set1(2), t->down)), z = v_mul(w, w),
+              all = v_add(t->p, t->q);
+    const vec near = v_mul(v_mul(v_set1((real)0.25), all), v_mul(z, HORNER(z, JS_Q)));
+    if (t->all_near)
+        return near;
+    /* ((p + q) (ln 2 - log1p(r)) - less |u|) / 2, r = less / more */
+    const mask q_is_less = v_lt(t->q, t->p);
+    const vec less = v_select(q_is_less, t->q, t->p), more = v_select(q_is_less, t->p, t->q);
+    const vec r = v_div(less, more), size = v_select(q_is_less, t->u, v_neg(t->u));
+    const vec log = v_sub(v_set1((real)0x1.62e42fefa39efp-1), v_log1p_unit(r));
+    const vec far = v_mul(v_set1((real)0.5), v_sub(times(all, log), times(less, size)));
+    return v_select(t->near, near, far);
+}
+
+/* log(q / m), m = (p + q) / 2: -log1p(expm1(u) / 2) for u < 0, else -u - log1p(expm1(-u) / 2). */
+INLINE vec log_to_middle(const pair_terms *t)
+{
+    const vec zero = v_zero(), half = v_set1((real)0.5);
+    const mask below = v_lt(t->u, zero);
+    const vec e = v_mul(half, v_select(below, t->up, t->down));
+    vec log = v_log1p_small(e, zero);
+    if (!t->all_near) {
+        const vec less = v_select(below, t->p, t->q), more = v_select(below, t->q, t->p);
+        const vec far = v_sub(v_log1p_unit(v_div(less, more)), v_set1((real)0x1.62e42fefa39efp-1));
+        log = v_select(t->near, log, far);
+    }
+    return v_sub(v_select(below, zero, v_neg(t->u)), log);
+}
+
+/* The sums of a pair: the terms of KL(p, q), KL(q, p) and JS, and what should be 0 in the first two.
+ */
+enum { FORWARD, REVERSE, SYMMETRIC, FORWARD_REST, REVERSE_REST, PAIR_SUMS };
+
+INLINE void add_terms(vec *s, vec a, vec b, const pair_factors *f)
+{
+    const pair_terms t = terms_of(a, b, f);
+    vec term[4] = {v_mul(t.p, t.forward), v_mul(t.q, t.reverse), v_mul(t.p, t.down),
+                   v_mul(t.q, t.up)};
+    if (!t.all_near) { /* p u + (q - p), and so on */
+        const vec more = v_sub(t.q, t.p);
+        term[0] = v_select(t.near, term[0], v_add(times(t.p, t.u), more));
+        term[1] = v_select(t.near, term[1], v_neg(v_add(times(t.q, t.u), more)));
+        term[2] = v_select(t.near, term[2], more);
+        term[3] = v_select(t.near, term[3], v_neg(more));
+    }
+    s[FORWARD] = v_add(s[FORWARD], term[0]);
+    s[REVERSE] = v_add(s[REVERSE], term[1]);
+    s[FORWARD_REST] = v_add(s[FORWARD_REST], term[2]);
+    s[REVERSE_REST] = v_add(s[REVERSE_REST], term[3]);
+    s[SYMMETRIC] = v_add(s[SYMMETRIC], symmetric_term(&t));
+}
+
+static void add_pair_block(const real *a, const real *b, ptrdiff_t n, const pair_factors *f,
+                           double *sums)
+{
+    const vec least = v_set1(-INFINITY), zero = v_zero();
+    vec s[2][PAIR_SUMS];
+    for (int k = 0; k < PAIR_SUMS; k++)
+        s[0][k] = s[1][k] = zero;
+    ptrdiff_t j = 0;
+    for (; j + CHAINS <= n; j += CHAINS) {
+        add_terms(s[0], v_load(a + j), v_load(b + j), f);
+        add_terms(s[1], v_load(a + j + LANES), v_load(b + j + LANES), f);
+    }
+    for (int c = 0; j < n; c++, j += LANES)
+        add_terms(s[c], load_to(a + j, n - j, least), load_to(b + j, n - j, least), f);
+    for (int k = 0; k < PAIR_SUMS; k++)
+        sums[k] += v_fold_add(v_add(s[0][k], s[1][k]));
+}
+
+/* exp((x - max) / temperature) without the terms at the maximum. */
+INLINE vec scaled_term(vec x, vec q, const void *k)
+{
+    const pair_factors *f = k;
+    (void)q;
+    return v_drop(v_eq(x, f->maximum[0]), probability(x, f->maximum[0], v_set1(1), f->scale));
+}
+SUM_BLOCK(sum_scaled, scaled_term, -INFINITY, -INFINITY)
+
+/* The maximum of row i, the first place it has, and s', as of softmax. */
+static void scaled_statistics(const xf_rows *x, int i, ptrdiff_t classes, vec scale, void *buffer,
+                              real *maximum, real *sum, ptrdiff_t *first)
+{
+    real m = -INFINITY;
+    ptrdiff_t at = 0;
+    for (ptrdiff_t j = 0; j < classes; j += BLOCK) {
+        const ptrdiff_t n = block_length(classes, j);
+        const real b = block_maximum(fetch(x, i, j, n, buffer), n);
+        if (b > m) {
+            m = b;
+            at = j;
+        }
+    }
+    const ptrdiff_t n = block_length(classes, at);
+    *maximum = m;
+    *first = at + find_equal(fetch(x, i, at, n, buffer), n, m, false);
+    const pair_factors f = {.maximum[0] = v_set1(finite_maximum(m)), .scale = scale};
+    double total = 0, count = 0;
+    for (ptrdiff_t j = 0; j < classes; j += BLOCK) {
+        const ptrdiff_t n = block_length(classes, j);
+        const real *a = fetch(x, i, j, n, buffer);
+        total += sum_scaled(a, a, n, &f);
+        count += count_equal(a, n, m);
+    }
+    *sum = (real)(total + (count - 1)) + (m - m); /* nan where the maximum is not finite */
+}
+
+/* s - log1p(s) of a small s. */
+static inline double beyond_log1p(double s)
+{
+    return s * s * (0.5 - s * (1 / 3. - s * (0.25 - s * 0.2)));
+}
+
+static inline pair_factors pair_of(const xf_pairs *pairs, int i)
+{
+    pair_factors f = {.scale = v_set1((real)pairs->scale),
+                      .shift = v_set1((real)pairs->shift[i]),
+                      .offset = v_set1((real)pairs->offset[i])};
+    for (int k = 0; k < 2; k++) {
+        f.maximum[k] = v_set1((real)pairs->maximum[k][i]);
+        f.inverse[k] = v_set1((real)pairs->inverse[k][i]);
+    }
+    return f;
+}
+
+/* The sums of pair i with its offset. */
+static inline void pair_sums(const xf_rows *const x[2], xf_panel *p, const xf_pairs *pairs, int i,
+                             double *sums)
+{
+    const pair_factors f = pair_of(pairs, i);
+    for (int k = 0; k < PAIR_SUMS; k++)
+        sums[k] = 0;
+    for (ptrdiff_t j = 0; j < p->classes; j += BLOCK) {
+        const ptrdiff_t n = block_length(p->classes, j);
+        add_pair_block(fetch(x[0], i, j, n, p->block[0]), fetch(x[1], i, j, n, p->block[1]), n, &f,
+                       sums);
+    }
+}
+
+static inline double not_negative(double a) { return a < 0 ? 0 : a; }
+
+/* The labels' shares of the pairs. */
+static inline void compare_labels(const xf_rows *const x[2], const xf_panel *p, xf_pairs *pairs,
+                                  real (*log)[LANES])
+{
+    for (int i = 0; i < p->rows; i++) {
+        const ptrdiff_t y = p->label[i] < 0 ? 0 : p->label[i];
+        real logit[2], change[LANES], u[LANES];
+        for (int k = 0; k < 2; k++) {
+            logit[k] = read_one(x[k]->row[i] + y * x[k]->step, x[k]->type);
+            pairs->loss[k][i] = log[k][i] + (real)(pairs->maximum[k][i] - logit[k]) * pairs->scale;
+        }
+        const pair_factors f = pair_of(pairs, i);
+        const pair_terms t = terms_of(v_set1(logit[0]), v_set1(logit[1]), &f);
+        v_store(change, v_select(t.near, v_mul(t.p, t.down), v_sub(t.q, t.p)));
+        v_store(u, t.u);
+        pairs->change[i] = change[0];
+        pairs->log_ratio[i] = u[0];
+    }
+}
+
+static void compare(const xf_rows *a, const xf_rows *b, xf_panel *p, xf_pairs *pairs)
+{
+    const xf_rows *const x[2] = {a, b};
+    const vec scale = v_set1((real)pairs->scale), one = v_set1(1);
+    real maximum[2][LANES], sum[2][LANES], log[2][LANES], inverse[LANES];
+    ptrdiff_t first[2][LANES];
+    for (int k = 0; k < 2; k++) {
+        for (int i = 0; i < LANES; i++)
+            sum[k][i] = 0;
+        for (int i = 0; i < p->rows; i++)
+            scaled_statistics(x[k], i, p->classes, scale, p->block[k], &maximum[k][i], &sum[k][i],
+                              &first[k][i]);
+        v_store(log[k], v_log1p(v_load(sum[k])));
+        v_store(inverse, v_div(one, v_add(one, v_load(sum[k]))));
+        for (int i = 0; i < p->rows; i++) {
+            pairs->maximum[k][i] = maximum[k][i];
+            pairs->inverse[k][i] = inverse[i];
+        }
+    }
+    for (int i = 0; i < p->rows; i++) {
+        const ptrdiff_t at = first[0][i] * b->step;
+        real shift = maximum[0][i] - read_one(b->row[i] + at, b->type);
+        shift = shift - shift == 0 ? shift : 0;
+        const double apart = ((double)maximum[0][i] - (double)maximum[1][i]) - (double)shift;
+        pairs->shift[i] = shift;
+        pairs->offset[i] = ((double)log[0][i] - (double)log[1][i]) + apart * pairs->scale;
+        pairs->same[i] = first[0][i] == first[1][i];
+        double sums[PAIR_SUMS], rest;
+        bool again = true;
+        for (int round = 0; again && round < 3; round++) {
+            pair_sums(x, p, pairs, i, sums);
+            rest = beyond_log1p(sums[FORWARD_REST]);
+            again = rest > TOO_MUCH * sums[FORWARD];
+            pairs->offset[i] -= sums[FORWARD_REST];
+        }
+        pairs->divergence[XF_FORWARD][i] = not_negative(sums[FORWARD] - rest);
+        pairs->divergence[XF_REVERSE][i] =
+            not_negative(sums[REVERSE] - beyond_log1p(sums[REVERSE_REST]));
+        pairs->divergence[XF_SYMMETRIC][i] = not_negative(sums[SYMMETRIC]);
+    }
+    compare_labels(x, p, pairs, log);
+}
+
+/* The gradient of a divergence with respect to b, without the factor 1 / temperature:
+     KL(p, q)  q - p = p expm1(-u)    KL(q, p)  q (-u - KL(q, p))
+     JS        q (log(q / m) - sum q log(q / m)) / 2 */
+INLINE vec pair_gradient(xf_towards what, const pair_terms *t, vec mean)
+{
+    if (what == XF_FORWARD)
+        return v_select(t->near, v_mul(t->p, t->down), v_sub(t->q, t->p));
+    if (what == XF_REVERSE)
+        return times(t->q, v_neg(v_add(t->u, mean)));
+    return times(v_mul(v_set1((real)0.5), t->q), v_sub(log_to_middle(t), mean));
+}
+
+INLINE void pair_gradient_block(xf_towards what, const real *a, const real *b, ptrdiff_t n,
+                                const pair_factors *f, vec mean, vec by, real *to)
+{
+    const vec least = v_set1(-INFINITY);
+    for (ptrdiff_t j = 0; j < n; j += LANES) {
+        const pair_terms t =
+            terms_of(load_to(a + j, n - j, least), load_to(b + j, n - j, least), f);
+        store_to(to + j, v_mul(pair_gradient(what, &t, mean), by), n - j);
+    }
+}
+
+/* sum q log(q / m) over a block. */
+INLINE vec middle_term(vec a, vec b, const void *k)
+{
+    const pair_terms t = terms_of(a, b, k);
+    return times(t.q, log_to_middle(&t));
+}
+SUM_BLOCK(sum_middle, middle_term, -INFINITY, -INFINITY)
+
+static void compare_gradient(xf_towards what, const xf_rows *a, const xf_rows *b, xf_panel *p,
+                             const xf_pairs *pairs, const xf_out *out)
+{
+    for (int i = 0; i < p->rows; i++) {
+        if (p->weight[i] < 0) {
+            clear(out, i, p->classes);
+            continue;
+        }
+        const pair_factors f = pair_of(pairs, i);
+        double mean = what == XF_REVERSE ? pairs->divergence[XF_REVERSE][i] : 0;
+        for (ptrdiff_t j = 0; what == XF_SYMMETRIC && j < p->classes; j += BLOCK) {
+            const ptrdiff_t n = block_length(p->classes, j);
+            mean +=
+                sum_middle(fetch(a, i, j, n, p->block[0]), fetch(b, i, j, n, p->block[1]), n, &f);
+        }
+        const vec by = v_set1((real)(p->weight[i] * p->gradient_scale)), m = v_set1((real)mean);
+        for (ptrdiff_t j = 0; j < p->classes; j += BLOCK) {
+            const ptrdiff_t n = block_length(p->classes, j);
+            const real *c = fetch(a, i, j, n, p->block[0]), *d = fetch(b, i, j, n, p->block[1]);
+            real *to = place(out, i, j, p->block[1]);
+            if (what == XF_FORWARD)
+                pair_gradient_block(XF_FORWARD, c, d, n, &f, m, by, to);
+            else if (what == XF_REVERSE)
+                pair_gradient_block(XF_REVERSE, c, d, n, &f, m, by, to);
+            else
+                pair_gradient_block(XF_SYMMETRIC, c, d, n, &f, m, by, to);
+            put(out, i, j, n, to);
+        }
+    }
+}
