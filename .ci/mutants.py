@@ -4,7 +4,7 @@
 
 Everything happens in a copy, in an environment of its own under build/mutants. One instruction set
 is built, avx2 unless a change is to another's file, without optimisation beyond -O1. The tests
-named first run first; a change survives only if all of them pass. It is then printed, and the exit
+named first run first; a change survives only if all pass. It is then printed, and the exit
 code is 1: a test is missing, or the change alters nothing and wants to go from this list. A line
 that the sources do not have, or have twice, stops the run.
 """
@@ -24,8 +24,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "mutants"
 TREE, TESTS, VENV = WORK / "tree", WORK / "tests", WORK / "venv"
 PYTHON = VENV / "bin" / "python"
-# The drop-ins have libraries of their own; the command line computes nothing.
-IGNORED = ("tests/dropin", "tests/test_cli.py")
+# What starts processes or measures memory takes long and computes nothing of its own: left out, but
+# where a change names it.
+SLOW = ("cli", "memory", "stack", "threads")
 MOST_SECONDS = 900  # for one run of the tests: a change may make a loop endless
 
 
@@ -602,7 +603,8 @@ def install(isa: str) -> pathlib.Path:
 
 def tested(first: str) -> tuple[bool, str]:
     """Run the tests, those named first, up to one that fails; return whether all passed."""
-    ignored = [f"--ignore={name}" for name in IGNORED]
+    ignored = [f"--ignore=tests/test_{name}.py" for name in SLOW if name != first]
+    ignored.append("--ignore=tests/dropin")  # each wants its own library
     options = ("-x", "-q", "-p", "no:cacheprovider", *ignored, f"tests/test_{first}.py", "tests")
     code, said = run(PYTHON, "-m", "pytest", *options, cwd=TESTS, seconds=MOST_SECONDS)
     lines = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR", "Fatal"))]

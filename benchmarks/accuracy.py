@@ -55,7 +55,7 @@ class Case:
 
     @property
     def options(self) -> dict[str, Any]:
-        return {"normalize": True} if self.function == "kl_divergence" else {}
+        return {"normalize": True} if self.function.endswith("divergence") else {}
 
     def of(self, module: Any, args: tuple[Array, ...]) -> Results:
         """Return the results of xentfast or of its reference."""
@@ -146,6 +146,11 @@ def _cases() -> Iterator[Case]:
 # --- who is measured ------------------------------------------------------------------------------
 
 
+def normalised(a: Any) -> Any:
+    """Return the rows of any library's array, each over its sum."""
+    return a / a.sum(1)[:, None]
+
+
 def _numpy(case: Case) -> Results:
     """Compute as a person writes it, in the dtype of the input."""
     x, *others = case.args
@@ -156,7 +161,7 @@ def _numpy(case: Case) -> Results:
         gradient = np.where(x < 0, e, 1) / (1 + e) - t
         return {"value": np.maximum(x, 0) - x * t + np.log1p(e), "gradient": gradient}
     if case.function in ("kl_divergence", "js_divergence"):
-        p, q = x, *others
+        p, q = (normalised(a) for a in (x, *others))
         if case.function == "kl_divergence":
             return {"value": (p * np.log(p / q)).sum(axis=1)}
         m = (p + q) / 2
@@ -193,7 +198,9 @@ def _torch(case: Case) -> Results:
         f = {
             "softmax": lambda: torch.softmax(x, 1),
             "log_softmax": lambda: torch.log_softmax(x, 1),
-            "kl_divergence": lambda: library.kl_div(others[0].log(), x, reduction="none").sum(1),
+            "kl_divergence": lambda: library.kl_div(
+                normalised(others[0]).log(), normalised(x), reduction="none"
+            ).sum(1),
         }
         return {"value": array(f[case.function]())}
     x.requires_grad_()
@@ -214,7 +221,7 @@ def _jax(case: Case) -> Results:
         f = {
             "softmax": jax.nn.softmax,
             "log_softmax": jax.nn.log_softmax,
-            "kl_divergence": lambda p, q: special.rel_entr(p, q).sum(1),
+            "kl_divergence": lambda p, q: special.rel_entr(normalised(p), normalised(q)).sum(1),
         }
         return {"value": np.asarray(jax.jit(f[case.function])(*args))}
     f = {
