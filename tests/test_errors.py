@@ -297,6 +297,12 @@ def test_binary_labels_out_of_range(bad: float, dtype: str) -> None:
     refuse_binary(ValueError, message, P, labels, from_logits=False)
 
 
+def test_a_binary_label_of_bfloat16_that_is_nan() -> None:
+    labels = np.array([0, np.nan], pytest.importorskip("ml_dtypes").bfloat16)
+    with pytest.raises(ValueError, match=r"labels must be .*, got nan at 1"):
+        xentfast.binary_cross_entropy(np.zeros(2), labels)
+
+
 @pytest.mark.parametrize("name", [*"bBhHiIlLqQ"])
 def test_binary_integer_labels_out_of_range(name: str) -> None:
     info = np.iinfo(name)

@@ -244,7 +244,8 @@ def fail_binary_label(t: Array) -> None:
     if t.dtype == BFLOAT16:
         raise ValueError("labels must be in [0, 1], got others in bfloat16")
     rule = "in [0, 1]" if t.dtype.kind == "f" else "0 or 1"
-    got, where = _first("labels", t, ~((t >= 0) & (t <= 1)), " at ")
+    values = t.astype(np.float64)  # comparing a nan of bfloat16 warns
+    got, where = _first("labels", t, ~((values >= 0) & (values <= 1)), " at ")
     raise ValueError(f"labels must be {rule}, got {got}{where}")
 
 
