@@ -60,7 +60,7 @@ CHECKS, POOL, HALF = "xentfast/_checks.py", "src/pool.c", "src/simd/half.h"
 LOG_LOSS, SIGMOID = "src/rows/log_loss.h", "src/rows/sigmoid.h"
 STATISTICS, SOFTMAX = "src/rows/statistics.h", "src/rows/softmax.h"
 EXP_ROW, DIVERGENCE = "src/simd/exp_row.h", "src/rows/divergence.h"
-AVX2, AVX512, VEC = "src/simd/vec_avx2.h", "src/simd/vec_avx512.h", "src/simd/vec.h"
+AVX2, VEC = "src/simd/vec_avx2.h", "src/simd/vec.h"
 
 MUTANTS = (
     # --- where rows lie ---------------------------------------------------------------------------
