@@ -238,7 +238,7 @@ def _tensorflow(case: Case) -> Results:
     nn, xlogy = tf.nn, tf.math.xlogy
     x, *others = (tf.constant(a) for a in case.args)
     if case.function not in LOSSES:
-        p, q = (a / tf.reduce_sum(a, 1, keepdims=True) for a in (x, *others or [x]))
+        p, q = (a / tf.reduce_sum(a, 1, keepdims=True) for a in (x, *(others or [x])))
         f = {
             "softmax": lambda: nn.softmax(x),
             "log_softmax": lambda: nn.log_softmax(x),
