@@ -34,8 +34,8 @@ In Python:
   loss, grad = xentfast.cross_entropy_value_and_grad(logits, labels)
 
   xentfast            cross_entropy, binary_cross_entropy and linear_cross_entropy with their
-                      gradients; evaluate; entropy, kl_divergence, js_divergence; softmax,
-                      log_softmax, logsumexp
+                      gradients; evaluate and compare; entropy, kl_divergence, js_divergence;
+                      softmax, log_softmax, logsumexp
   xentfast.dropin     the losses of other libraries under their own names: keras, scipy,
                       sklearn, torch
   xentfast.reference  the same functions in plain NumPy, to be read
