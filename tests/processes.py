@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-TIMEOUT = 300  # for a process that hangs; far beyond what one that does not hang takes
+TIMEOUT = 600  # for a process that hangs; far beyond what one that does not hang takes
 SETTINGS = ("XENTFAST_NUM_THREADS", "OMP_NUM_THREADS", "XENTFAST_ISA")
 
 

@@ -93,6 +93,66 @@ def test_fork_while_another_thread_is_in_a_call() -> None:
     assert run(FORK_DURING_CALLS) == "done"
 
 
+# Eight threads call everything, each from another place on, while the main thread forks; each child
+# makes a call of one thread, and every tenth one of several.
+FORKS = """
+import os, signal, sys, threading
+import numpy as np
+import xentfast
+from cases import CASES
+from compare import FEW_WAYS, outputs
+
+def make(shape):
+    found = []
+    for case in CASES:
+        inputs = case.inputs("float32", shape)
+        found.append((case, inputs, outputs(xentfast, case, inputs, FEW_WAYS)))
+    return found
+
+def same(case, inputs, expected):
+    found = outputs(xentfast, case, inputs, FEW_WAYS)
+    return all(np.array_equal(found[name], a, equal_nan=True) for name, a in expected.items())
+
+xentfast.set_num_threads(4)
+sys.setswitchinterval(1e-4)
+small, large = make((17, 9)), make((600, 500))
+stop, wrong = threading.Event(), []
+
+def call(first):
+    place = 7 * first
+    while not stop.is_set():
+        place = (place + 1) % len(CASES)
+        if not same(*(small, large)[place % 16 == first][place]):
+            wrong.append(str(large[place][0]))
+
+callers = [threading.Thread(target=call, args=(i,)) for i in range(8)]
+for caller in callers:
+    caller.start()
+try:
+    for i in range(int(sys.argv[1])):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)  # it would hang
+            os._exit(0 if same(*(small, large)[i % 10 == 0][i % len(CASES)]) else 3)
+        _, status = os.waitpid(child, 0)
+        if status:
+            sys.exit(f"child {i} ended with {os.waitstatus_to_exitcode(status)}")
+finally:
+    stop.set()
+    for caller in callers:
+        caller.join()
+print(wrong or "done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_forks_while_eight_threads_call_everything() -> None:
+    """A hundred here, a thousand in .ci/run."""
+    forks = os.environ.get("XENTFAST_TEST_FORKS", "100")
+    # The threads of OpenBLAS are not ours to test.
+    assert run(FORKS, forks, OPENBLAS_NUM_THREADS="1") == "done"
+
+
 def test_several_callers_at_once(threads: int) -> None:
     """Callers share the pool or work alone; neither shows in the bits."""
     rng = np.random.default_rng(1)
