@@ -398,8 +398,8 @@ MUTANTS = (
     ),
     Mutant(
         LOG_LOSS,
-        "v_drop(v_eq(t, v_zero()), v_div(t, p))",
-        "v_div(t, p)",
+        "v_drop(v_eq(t, v_zero()), v_div(t, as_probability(p)))",
+        "v_div(t, as_probability(p))",
         "0 / 0 in the gradient",
         "special",
     ),

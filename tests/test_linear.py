@@ -242,6 +242,22 @@ def test_ignored_rows_leak_nothing() -> None:
     assert not losses[::2].any()
 
 
+def test_rows_that_weigh_nothing_leak_nothing() -> None:
+    both = xentfast.linear_cross_entropy_value_and_grad
+    x, w, y, b = arguments("float32")
+    some = np.arange(len(y)) % 3 == 1
+    y[some] = 1
+    y[~some] = np.where(y[~some] == 1, 2, y[~some])
+    x[some] = np.nan
+    by_class = np.ones(len(w))
+    by_class[1] = 0
+    expected = both(x[~some], w, y[~some], b)
+    for kwargs in ({"sample_weight": ~some}, {"class_weight": by_class}):
+        value, (of_x, of_w, of_b) = both(x, w, y, b, **kwargs)
+        assert_near((value, (of_x[~some], of_w, of_b)), expected, 2e-6)
+        assert not of_x[some].any()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("why", ["ignored", "weights of 0", "no rows"])
 def test_nothing_counts(why: str, dtype: str) -> None:
@@ -348,7 +364,7 @@ WRONG: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
                       {"labels": np.array([0, 1, 7, 9]), "ignore_index": 7}),
     "labels of other shape": (ValueError, r"labels must have shape \(4,\) or \(4, 5\), got \(3,\)",
                               {"labels": Y[:3]}),
-    "labels of bytes": (TypeError, "labels must have an integer or floating dtype",
+    "labels of bytes": (TypeError, "labels must have an integer, floating or boolean dtype",
                         {"labels": np.array([b"a"] * 4)}),
     "ignored distribution": (ValueError, "ignore_index must be None for dense labels, got 1",
                              {"labels": np.ones((4, 5)), "ignore_index": 1}),
@@ -356,8 +372,8 @@ WRONG: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
                      {"class_weight": np.ones(4)}),
     "negative class_weight": (ValueError, "class_weight must be finite and >= 0, got -1.0 at 0",
                               {"class_weight": -np.ones(5)}),
-    "sample_weight": (ValueError, r"sample_weight must have shape \(4,\) or be a scalar, got "
-                      r"\(5,\)", {"sample_weight": np.ones(5)}),
+    "sample_weight": (ValueError, r"sample_weight must broadcast to shape \(4,\), got \(5,\)",
+                      {"sample_weight": np.ones(5)}),
     "negative sample_weight": (ValueError, "sample_weight must be finite and >= 0, got -2 at 1",
                                {"sample_weight": [1, -2, 1, 1]}),
     "label_smoothing": (ValueError, r"label_smoothing must be in \[0, 1\], got 2",

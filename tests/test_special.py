@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import xentfast
 from cases import CASES, DIVERGENCES, DTYPES, GRADIENT_CASES, REDUCTIONS, Array, Case
 from compare import BOUND, assert_all_same_bits, assert_same_bits, outputs
-from xentfast import reference
+from xentfast import _checks, reference
 
 INF, NAN = np.inf, np.nan
 
@@ -165,9 +166,59 @@ def test_dense_labels_of_zero_do_not_look(dtype: str, isa: str) -> None:
 
 def test_probabilities_are_neither_clipped_nor_normalised(dtype: str, isa: str) -> None:
     small = np.finfo(dtype).tiny
-    loss, gradient = both([[small, 3], [2, 2]], [0, 1], dtype, from_logits=False)
-    assert_rows(loss, [-np.log(np.float64(small)), -np.log(2)], dtype)
-    assert_rows(gradient, [[-1 / np.float64(small), 0], [0, -0.5]], dtype)
+    loss, gradient = both([[small, 3], [1, 1]], [0, 1], dtype, from_logits=False)
+    assert_rows(loss, [-np.log(np.float64(small)), 0], dtype)
+    assert_rows(gradient, [[-1 / np.float64(small), 0], [0, -1]], dtype)
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_what_is_no_probability(step: int, dtype: str, isa: str) -> None:
+    """One rule: up to 8 units of the last place above 1 count as 1, what else is outside is nan."""
+    unit = float(np.finfo(dtype).eps)
+    odd = np.array([1 + unit, 1 + 8 * unit, 1 + 9 * unit, 1.5, INF, -unit, -1, NAN, -0.0], dtype)
+    losses = [0, 0, NAN, NAN, NAN, NAN, NAN, NAN, INF]
+    slopes = [-1, -1, NAN, NAN, NAN, NAN, NAN, NAN, -INF]
+    p = np.full((len(odd), 5 * step), 0.25, dtype)[:, ::step]
+    p[:, 1] = odd
+    rest = np.log(4)
+    onehot = np.zeros(p.shape)
+    onehot[:, 1] = 1
+    index = np.ones(len(odd), int)
+    for y in (index, onehot.astype(dtype), onehot.astype(bool)):
+        loss, gradient = both(p, y, dtype, from_logits=False)
+        assert_rows(loss, losses, dtype)
+        assert_rows(gradient[:, 1], slopes, dtype)
+        np.testing.assert_array_equal(gradient[:, [0, 2, 3, 4]], 0)
+    for y in (index, onehot.astype(dtype)):
+        loss, gradient = both(p, y, dtype, from_logits=False, label_smoothing=0.5)
+        assert_rows(loss, 0.6 * np.array(losses) + 0.4 * rest, dtype)
+        assert_rows(gradient[:, 1], 0.6 * np.array(slopes), dtype)
+        np.testing.assert_allclose(gradient[:, 0], -0.4, rtol=1e-6)
+    loss, gradient = both(p, index - 1, dtype, from_logits=False)  # those are not looked at
+    assert_rows(loss, [rest] * len(odd), dtype)
+    for kwargs in ({}, {"sample_weight": 1.0}):
+        loss, gradient = xentfast.binary_cross_entropy_value_and_grad(
+            p[:, 1], index, from_logits=False, reduction="none", **kwargs
+        )
+        assert_rows(loss, losses, dtype)
+        assert_rows(gradient, slopes, dtype)
+        loss, gradient = xentfast.binary_cross_entropy_value_and_grad(
+            p[:, 1], 0 * index, from_logits=False, reduction="none", **kwargs
+        )
+        assert_rows(loss, [INF, INF, *[NAN] * 6, 0], dtype)
+        assert_rows(gradient, [INF, INF, *[NAN] * 6, 1], dtype)
+    found = reference.cross_entropy_value_and_grad(p, index, from_logits=False, reduction="none")
+    assert_rows(found[0].astype(dtype), losses, dtype)
+    assert_rows(found[1][:, 1].astype(dtype), slopes, dtype)
+
+
+def test_a_half_above_one_is_no_probability(isa: str) -> None:
+    """The next one is beyond what rounding of the float32 that it is computed in may leave."""
+    p = np.array([[1, 0], [1 + 2**-10, 0]], np.float16)
+    loss = xentfast.cross_entropy(p, [0, 0], from_logits=False, reduction="none")
+    np.testing.assert_array_equal(loss, [0, NAN])
+    theirs = reference.cross_entropy(p, [0, 0], from_logits=False, reduction="none")
+    np.testing.assert_array_equal(theirs, [0, NAN])
 
 
 def test_binary_probabilities_at_their_ends(dtype: str, isa: str) -> None:
@@ -401,10 +452,51 @@ def test_a_mean_of_weights_beyond_float32(weight: float, from_logits: bool, isa:
     assert_rows(gradient, expected[1], "float32")
 
 
-def test_a_row_of_weight_zero_counts_nothing_whatever_it_holds(dtype: str, isa: str) -> None:
-    loss, gradient = both([[NAN, 1], [0, -INF], [0, 0]], [0, 1, 1], dtype, sample_weight=[0, 0, 1])
-    assert_rows(loss, [0, 0, np.log(2)], dtype)
-    np.testing.assert_array_equal(gradient, [[0, 0], [0, 0], [0.5, -0.5]])
+def test_a_weight_of_zero(dtype: str, isa: str) -> None:
+    """A row of weight 0 counts nothing, whatever it holds."""
+    x = [[NAN, 1], [0, -INF], [-INF, -INF], [INF, 0], [0, 0]]
+    labels, weights = np.array([0, 1, 1, 0, 1]), [0, 0, 0, 0, 1]
+    onehot = np.eye(2)[labels]
+    for kwargs in ({}, {"label_smoothing": 0.1}, {"z_loss": 0.5}, {"class_weight": [2, 3]}):
+        expected = both([[0, 0]], [1], dtype, **kwargs)
+        for y in (labels, onehot, onehot.astype(bool)):
+            for reduction in ("none", "sum", "mean"):
+                loss, gradient = both(
+                    x, y, dtype, sample_weight=weights, reduction=reduction, **kwargs
+                )
+                if reduction == "none":
+                    assert_rows(loss, [0, 0, 0, 0, *expected[0]], dtype)
+                elif reduction == "sum":
+                    assert_rows(loss, expected[0][0], dtype)
+                if reduction != "mean":
+                    assert_rows(gradient, [[0, 0]] * 4 + [*expected[1]], dtype)
+                assert np.isfinite(loss).all()
+                np.testing.assert_array_equal(gradient[:4], np.zeros((4, 2)))
+
+
+def test_a_weight_of_zero_from_probabilities(dtype: str, isa: str) -> None:
+    p = [[NAN, 1], [1, 0], [3, -2], [0.5, 0.5]]
+    labels = np.array([0, 1, 1, 1])
+    for y in (labels, np.eye(2)[labels]):
+        for kwargs in ({}, {"label_smoothing": 0.25}):
+            loss, gradient = both(
+                p, y, dtype, sample_weight=[0, 0, 0, 2], from_logits=False, **kwargs
+            )
+            assert_rows(loss, [0, 0, 0, 2 * np.log(2)], dtype)
+            np.testing.assert_array_equal(gradient[:3], np.zeros((3, 2)))
+
+
+def test_labels_of_a_class_of_weight_zero(dtype: str, isa: str) -> None:
+    """Their rows weigh nothing, unless something else than the label costs."""
+    x = [[NAN, 1], [INF, 0], [0, 0], [0, 0]]
+    loss, gradient = both(x, [0, 0, 0, 1], dtype, class_weight=[0, 1])
+    assert_rows(loss, [0, 0, 0, np.log(2)], dtype)
+    assert_rows(gradient, [[0, 0], [0, 0], [0, 0], [0.5, -0.5]], dtype)
+    for kwargs in ({"label_smoothing": 0.5}, {"z_loss": 0.5}):
+        loss, gradient = both(x, [0, 0, 0, 1], dtype, class_weight=[0, 1], **kwargs)
+        assert np.isnan(loss[:2]).all()
+        assert np.isnan(gradient[:2]).all()
+        assert loss[2] > 0
 
 
 def test_a_class_weight_of_zero_takes_its_term_away(dtype: str, isa: str) -> None:
@@ -428,6 +520,57 @@ def test_binary_weights_of_zero(dtype: str, isa: str) -> None:
     )
     np.testing.assert_array_equal(value, [0, 0, 0])
     np.testing.assert_array_equal(gradient, [0, 0, 0])
+
+
+@pytest.mark.parametrize("from_logits", [True, False])
+@pytest.mark.parametrize("smoothing", [0.0, 0.5])
+def test_binary_entries_of_weight_zero(
+    smoothing: float, from_logits: bool, dtype: str, isa: str
+) -> None:
+    """Entries of weight 0, and positive ones of which the class weighs nothing."""
+    x = np.tile(np.array([NAN, INF, -INF, -3, 0, 1, 2], dtype), (6, 1))
+    t = np.repeat([0, 1, 0.25, 0, 1, 1], 7).reshape(6, 7)
+    weight = np.array([0, 0, 0, 1, 1, 1])[:, np.newaxis]
+    kwargs = {"from_logits": from_logits, "label_smoothing": smoothing, "sample_weight": weight}
+    for positive in (None, 0, 2):
+        value, gradient = xentfast.binary_cross_entropy_value_and_grad(
+            x, t, pos_weight=positive, reduction="none", **kwargs
+        )
+        alone, slope = xentfast.binary_cross_entropy_value_and_grad(
+            x[3:], t[3:], pos_weight=positive, reduction="none", **kwargs | {"sample_weight": None}
+        )
+        for found, expected in ((value, alone), (gradient, slope)):
+            np.testing.assert_array_equal(found[:3], np.zeros((3, 7)))
+            assert_same_bits(found[3:], expected, "the others")
+            assert np.isnan(found[3, 0])
+        if positive == 0 and not smoothing:
+            np.testing.assert_array_equal(value[4:], np.zeros((2, 7)))
+            np.testing.assert_array_equal(gradient[4:], np.zeros((2, 7)))
+
+
+@pytest.mark.parametrize("where", ["before", "behind"])
+def test_sample_weights_broadcast(where: str, dtype: str) -> None:
+    """To the leading shape, or with the axis of the classes of length 1."""
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(5, 4, 3)), rng.integers(3, size=(5, 4))
+    axis = -1 if where == "behind" else 0
+    x = np.moveaxis(x, -1, axis)
+    for shape in ((5, 4), (5, 1), (1, 4), (4,), (1,), (1, 1)):
+        w = rng.random(shape)
+        full = np.broadcast_to(w, (5, 4)).copy()
+        expected = both(x, y, dtype, axis=axis, sample_weight=full, reduction="mean")
+        kept = np.expand_dims(w, axis) if w.ndim == 2 else w
+        for weight in (w, kept):
+            found = both(x, y, dtype, axis=axis, sample_weight=weight, reduction="mean")
+            assert_same_bits(found[0], expected[0], f"loss, {shape}")
+            assert_same_bits(found[1], expected[1], f"gradient, {shape}")
+            theirs = reference.cross_entropy(x.astype(dtype), y, axis=axis, sample_weight=weight)
+            assert_rows(found[0], theirs, dtype)
+    t, w = rng.integers(2, size=(5, 4)), rng.random((5, 1))
+    found = xentfast.binary_cross_entropy(t - 0.5, t, sample_weight=w)
+    assert_same_bits(
+        found, xentfast.binary_cross_entropy(t - 0.5, t, sample_weight=np.repeat(w, 4, 1)), "binary"
+    )
 
 
 @pytest.mark.parametrize("weight", [True, 2, np.float32(2), np.array(2, np.uint8), [2, 2, 2]])
@@ -672,6 +815,81 @@ def test_foreign_arrays(wrap: Any, dtype: str) -> None:
     expected = xentfast.cross_entropy_value_and_grad(x, labels)
     assert_same_bits(found[0], expected[0], "loss")
     assert_same_bits(found[1], expected[1], "gradient")
+
+
+class _Bfloat16:
+    """bfloat16 as another library hands it over, which NumPy does not know."""
+
+    def __init__(self, bits: Array) -> None:
+        self.bits = bits
+
+    def __dlpack__(self, **_: Any) -> Any:
+        capsule = self.bits.__dlpack__()
+        pointer = ctypes.pythonapi.PyCapsule_GetPointer
+        pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+        address = pointer(capsule, b"dltensor")
+        code = ctypes.c_uint8.from_address(address + ctypes.sizeof(ctypes.c_void_p) + 12)
+        assert code.value == 1  # unsigned
+        code.value = 4
+        return capsule
+
+    def __dlpack_device__(self) -> Any:
+        return self.bits.__dlpack_device__()
+
+
+class _Bfloat16OfTorch(_Bfloat16):
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        raise TypeError("Got unsupported ScalarType BFloat16")
+
+
+@pytest.mark.parametrize("wrap", [_Bfloat16, _Bfloat16OfTorch])
+@pytest.mark.parametrize("installed", [True, False])
+def test_foreign_bfloat16(wrap: Any, installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    x = np.random.default_rng(0).normal(size=(5, 7)).astype(ml_dtypes.bfloat16)
+    labels, weight = np.arange(5), np.arange(1, 6).astype(ml_dtypes.bfloat16)
+    expected = xentfast.cross_entropy_value_and_grad(x, labels, sample_weight=weight)
+    if not installed:
+        monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    bits = x.view(np.uint16)
+    found = xentfast.cross_entropy_value_and_grad(
+        wrap(bits), labels, sample_weight=wrap(weight.view(np.uint16))
+    )
+    assert_same_bits(found[0], expected[0], "loss")
+    assert found[1].dtype == (x.dtype if installed else _checks.BFLOAT16)
+    assert_same_bits(found[1].view(np.uint16), expected[1].view(np.uint16), "gradient")
+    assert np.shares_memory(_checks.array("logits", wrap(bits)), bits)  # read in place
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_foreign_byte_order(case: Case, dtype: str) -> None:
+    """Each array with its bytes swapped gives the same bits."""
+    args, kwargs = case.inputs(dtype, (5, 9))
+    expected = outputs(xentfast, case, (args, kwargs))
+
+    def swap(a: Any) -> Any:
+        return a.astype(a.dtype.newbyteorder()) if isinstance(a, np.ndarray) else a
+
+    swapped = tuple(map(swap, args)), {name: swap(a) for name, a in kwargs.items()}
+    found = outputs(xentfast, case, swapped)
+    for name, result in expected.items():
+        assert_same_bits(found[name], result, name)
+
+
+@pytest.mark.parametrize("storage", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("classes", [3, 20, 130, 1100])
+def test_boolean_one_hot_labels(classes: int, storage: str, isa: str) -> None:
+    rng = np.random.default_rng(classes)
+    x, labels = rng.normal(size=(19, classes)).astype(storage), rng.integers(classes, size=19)
+    onehot = np.eye(classes, dtype=bool)[labels]
+    for axis, a, y in ((-1, x, onehot), (0, x.T.copy(), onehot.T.copy()), (0, x.T, onehot.T)):
+        for kwargs in ({}, {"label_smoothing": 0.1}, {"class_weight": np.arange(classes) + 1.0}):
+            found = xentfast.cross_entropy_value_and_grad(a, y, axis=axis, **kwargs)
+            expected = xentfast.cross_entropy_value_and_grad(
+                a, y.astype(np.float32), axis=axis, **kwargs
+            )
+            assert_same_bits(found[0], expected[0], "loss")
+            assert_same_bits(found[1], expected[1], "gradient")
 
 
 @pytest.mark.parametrize("axis", range(-4, 4))

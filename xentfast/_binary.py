@@ -41,11 +41,13 @@ def binary_cross_entropy(
     labels : array_like of the shape of `logits`
         Floating in [0, 1], or integers or booleans that are 0 or 1.
     from_logits : bool
-        False: `logits` holds probabilities.
+        False: `logits` holds probabilities. One outside [0, 1] makes its entry nan; by 8 units of
+        the last place above 1, which rounding may leave, it counts as 1.
     pos_weight : array_like, scalar or broadcastable to the shape of `logits`, optional
         ``q``: not negative, and finite in the dtype of the result.
-    sample_weight : array_like, scalar or of the shape of `logits`, optional
-        ``a``: not negative, and finite in the dtype of the result, in which it is taken.
+    sample_weight : array_like, scalar or broadcastable to the shape of `logits`, optional
+        ``a``: not negative, and finite in the dtype of the result, in which it is taken. An entry
+        of weight 0 counts nothing, whatever it holds.
     label_smoothing : float in [0, 1]
         Moves the labels towards 1/2.
     reduction : {"mean", "sum", "none"}

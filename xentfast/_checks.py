@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from xentfast import _kernels
+
 Array: TypeAlias = npt.NDArray[Any]
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
 
@@ -80,21 +82,59 @@ def _plain(name: str, a: object) -> None:
 
 
 def array(name: str, a: object) -> Array:
-    """Return `a` as an ndarray, read in place where that is possible."""
-    if type(a) is np.ndarray:
-        return a
+    """Return `a` as an ndarray in native byte order, read in place where that is possible."""
+    x = a if type(a) is np.ndarray else _read(name, a)
+    dtype = x.dtype
+    if dtype in _KINDS:
+        return x
+    got = f"{name} must have a floating or integer dtype, got {dtype}"
+    if dtype == np.dtype("V2") and dtype.type is np.void:  # what np.load makes of bfloat16
+        raise TypeError(f"{got}: if these are bfloat16, use .view(ml_dtypes.bfloat16)")
+    if dtype == np.object_ and hasattr(a, "to_numpy"):  # of pandas, with a dtype of its own
+        cast = "int" if name == "labels" else "float"
+        hint = f"fill or drop missing values, then use .to_numpy({cast})"
+        raise TypeError(f"{got} of a {type(a).__name__}: {hint}")
+    return x if dtype.isnative else x.astype(dtype.newbyteorder("="))
+
+
+def _read(name: str, a: Any) -> Array:
     _plain(name, a)
-    if not hasattr(a, "__array__") and hasattr(a, "__dlpack__"):
-        return np.from_dlpack(a)
+    if hasattr(a, "toarray"):
+        raise TypeError(f"{name} must be dense, got {type(a).__name__}: use .toarray()")
+    exported = hasattr(a, "__dlpack__")
     try:
-        return np.asarray(a)
+        return np.from_dlpack(a) if exported and not hasattr(a, "__array__") else np.asarray(a)
+    except (BufferError, RuntimeError, TypeError):
+        if exported:
+            capsule = a.__dlpack__()
+            if _kernels.dlpack_of_bits(capsule):
+                source: Any = _Capsule(capsule, a.__dlpack_device__())
+                return np.from_dlpack(source).view(_bfloat16())
+        raise
     except ValueError as error:
         raise ValueError(f"{name} must be a rectangular array of numbers, got {error}") from None
 
 
-def _native(name: str, a: Array) -> None:
-    if not a.dtype.isnative:
-        raise TypeError(f"{name} must have native byte order, got {a.dtype.str}")
+class _Capsule:
+    """What np.from_dlpack asks for a capsule."""
+
+    def __init__(self, capsule: object, device: tuple[int, int]) -> None:
+        self._capsule, self._device = capsule, device
+
+    def __dlpack__(self, **_: object) -> object:
+        return self._capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._device
+
+
+def _bfloat16() -> Any:
+    """Return ml_dtypes' dtype where that is installed."""
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError:
+        return BFLOAT16
+    return np.dtype(bfloat16)
 
 
 def real(name: str, a: object) -> Array:
@@ -106,7 +146,6 @@ def real(name: str, a: object) -> Array:
             return x.astype(np.float64)
         if x.dtype.kind != "f":
             raise TypeError(f"{name} must have a floating or integer dtype, got {x.dtype}")
-        _native(name, x)
         raise TypeError(f"{name} {_FLOATING}, got {x.dtype}")
     return x
 
@@ -156,17 +195,23 @@ def labels_of(labels: object, x: Array, axis: int) -> tuple[Array, bool]:
     """Return the labels, and whether they are dense: distributions of the logits' shape."""
     y = array("labels", labels)
     kind, shape = y.dtype.kind, lead_shape(x, axis)
-    if kind not in "iuf" and kind_of(y.dtype) is None:
-        raise TypeError(f"labels must have an integer or floating dtype, got {y.dtype}")
+    if kind not in "biuf" and kind_of(y.dtype) is None:
+        raise TypeError(f"labels must have an integer, floating or boolean dtype, got {y.dtype}")
     dense = kind not in "iu"
     if y.shape != (x.shape if dense else shape):
         if y.shape not in (shape, x.shape):
             raise ValueError(f"labels must have shape {shape} or {x.shape}, got {y.shape}")
+        hint = ""
+        if dense:
+            missing = kind == "f" and np.isnan(y).any()
+            hint = "fill or drop missing values, then " if missing else ""
+            hint = f": {hint}use .astype(int) for class indices"
         raise ValueError(
             f"labels must have shape {shape} (class indices, integer) or {x.shape} "
-            f"(distributions, floating), got {y.shape} with dtype {y.dtype}"
+            f"(distributions, floating), got {y.shape} with dtype {y.dtype}{hint}"
         )
-    _native("labels", y)
+    if kind == "b":
+        return y.view(np.uint8), dense
     if kind_of(y.dtype) is None:
         raise TypeError(f"labels {_FLOATING}, got {y.dtype}")
     return y, dense
@@ -175,25 +220,35 @@ def labels_of(labels: object, x: Array, axis: int) -> tuple[Array, bool]:
 def _weight(name: str, weight: object, kinds: str) -> Array:
     """Return weights of a dtype the loops can read."""
     w = array(name, weight)
-    if kind_of(w.dtype) == _BFLOAT16_KIND and w.dtype != BFLOAT16:
-        w = w.astype(np.float32)
+    if kind_of(w.dtype) == _BFLOAT16_KIND:
+        w = (w.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     if w.dtype.kind not in kinds:
         raise TypeError(f"{name} must have a real dtype, got {w.dtype}")
-    _native(name, w)
     if w.dtype == np.bool_:
         return w.view(np.uint8)
     return w if kind_of(w.dtype) is not None else w.astype(np.float64)
 
 
-def sample_weight_of(weight: object, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Return weights of that shape; those of an array are checked where they are read."""
+def sample_weight_of(
+    weight: object, shape: tuple[int, ...], dtype: Any, axis: int | None = None
+) -> Array:
+    """Return weights broadcast to that shape; those of an array are checked where they are read.
+
+    They may have an axis of length 1 where the logits have that of the classes.
+    """
     w = _weight("sample_weight", weight, "biuf")
     if w.ndim == 0:
         bounded("sample_weight", w, dtype)
+    elif axis is not None and w.ndim == len(shape) + 1 and w.shape[axis] == 1:
+        w = w.squeeze(axis)
+    return w if w.shape == shape else _broadcast("sample_weight", w, shape)
+
+
+def _broadcast(name: str, w: Array, shape: tuple[int, ...]) -> Array:
+    try:
         return np.broadcast_to(w, shape)
-    if w.shape != shape:
-        raise ValueError(f"sample_weight must have shape {shape} or be a scalar, got {w.shape}")
-    return w
+    except ValueError:
+        raise ValueError(f"{name} must broadcast to shape {shape}, got {w.shape}") from None
 
 
 def class_weight_of(weight: object, x: Array, axis: int) -> Array:
@@ -345,10 +400,9 @@ def binary_labels_of(labels: object, x: Array) -> Array:
     """Return binary labels; their values are checked where they are read."""
     t = array("labels", labels)
     if t.dtype.kind not in "biuf" and kind_of(t.dtype) is None:
-        raise TypeError(f"labels must have a floating, integer or boolean dtype, got {t.dtype}")
+        raise TypeError(f"labels must have an integer, floating or boolean dtype, got {t.dtype}")
     if t.shape != x.shape:
         raise ValueError(f"labels must have shape {x.shape}, got {t.shape}")
-    _native("labels", t)
     if t.dtype == np.bool_:
         return t.view(np.uint8)
     if kind_of(t.dtype) is None:
@@ -360,10 +414,7 @@ def pos_weight_of(weight: object, x: Array) -> Array:
     """Return the weight of the positive class, broadcast to the shape of the logits."""
     w = _weight("pos_weight", weight, "biuf")
     bounded("pos_weight", w, computed(x.dtype))
-    try:
-        return np.broadcast_to(w, x.shape)
-    except ValueError:
-        raise ValueError(f"pos_weight must broadcast to shape {x.shape}, got {w.shape}") from None
+    return _broadcast("pos_weight", w, x.shape)
 
 
 def result(

@@ -45,15 +45,20 @@ def cross_entropy(
         ``-inf`` is a class of probability 0.
     labels : array_like
         Class indices in [0, K), of any integer dtype, with the shape of `logits` without `axis`; or
-        distributions, of a floating dtype and the shape of `logits`, which need not sum to 1.
+        distributions, of a floating dtype and the shape of `logits`, which need not sum to 1, or
+        one-hot rows of booleans.
     axis : int
         The class axis.
     from_logits : bool
-        False: `logits` holds probabilities, taken as they are, neither clipped nor normalised.
+        False: `logits` holds probabilities, taken as they are, neither clipped nor normalised. One
+        outside [0, 1] makes its row nan, unless its label is 0; by 8 units of the last place above
+        1, which rounding may leave, it counts as 1.
     class_weight : array_like, shape (K,), optional
         ``w``: not negative, and finite in the dtype of the result.
-    sample_weight : array_like, scalar or of the shape of `logits` without `axis`, optional
-        ``a``: finite and not negative.
+    sample_weight : array_like, optional
+        ``a``: finite and not negative, a scalar or broadcastable to the shape of `logits` without
+        `axis`; that axis may be there with length 1. A row of weight 0, or with the label of a
+        class of weight 0, counts nothing, whatever it holds.
     ignore_index : int, optional
         Rows with this class index count nothing: loss and gradient 0, whatever the row holds.
     label_smoothing : float in [0, 1]
@@ -126,6 +131,10 @@ def cross_entropy_grad(
     -----
     ``((T + 2 z_loss lse) exp(x_j - m) - t_j - t_j s) / (1 + s)``, in which nothing cancels where
     the maximum's own exponential is 1: see `cross_entropy`.
+
+    In float16, numbers below 6e-8 are 0: the gradient of a mean over n rows loses all that is
+    smaller than 6e-8 n before the division, so over many rows take ``reduction="sum"`` and scale
+    what is made of the gradient, or float32 logits.
     """
     gradient: Array = _evaluate(
         logits, labels, axis, from_logits, class_weight, sample_weight, ignore_index,
@@ -214,7 +223,7 @@ def _evaluate(
     inputs: tuple[Array, ...] = (y,)
     weights = by_class = None
     if sample_weight is not None:
-        weights = _checks.sample_weight_of(sample_weight, shape, np.float64)
+        weights = _checks.sample_weight_of(sample_weight, shape, np.float64, at)
         inputs += (weights,)
     if class_weight is not None:
         by_class = _checks.class_weight_of(class_weight, x, at)

@@ -175,6 +175,9 @@ def _between(
     temperature: float,
 ) -> Any:
     x, y = _checks.real("p", p), _checks.real("q", q)
+    for name, a in (("p", x), ("q", y)):
+        if not a.ndim:
+            raise ValueError(f"{name} must have 1 to {_checks.MOST_AXES} dimensions, got 0")
     if x.shape != y.shape:
         try:
             x, y = np.broadcast_arrays(x, y)

@@ -430,24 +430,28 @@ def evaluate(
     eps = None if filter_eps is None else _checks.number("filter_eps", filter_eps, 0, 1)
     weights = by_class = None
     if sample_weight is not None:
-        weights = _checks.sample_weight_of(sample_weight, lead, np.float64)
+        weights = _checks.sample_weight_of(sample_weight, lead, np.float64, -1)
         _checks.bounded("sample_weight", weights, np.float64)
         weights = weights.astype(np.float64).ravel()
     if class_weight is not None:
         by_class = _checks.class_weight_of(class_weight, logits, len(lead))
 
     kept, count = None, math.prod(lead)
+    counts_nothing = np.zeros(count, bool) if weights is None else weights == 0
     if not dense:
         y = y.copy()  # what is checked is what is used
         bad = (y < 0) | (y > classes - 1)
         if skip is not None:
             ignored = y == skip
             bad &= ~ignored
-            if ignored.any():
-                kept = np.flatnonzero(~ignored)
-                count = len(kept)
+            counts_nothing |= ignored.ravel()
         if bad.any():
             _checks.fail_label(y, classes, skip)
+        if by_class is not None and smoothing == zeta == 0:
+            counts_nothing[~counts_nothing] = by_class[y.ravel()[~counts_nothing]] == 0
+    if counts_nothing.any():
+        kept = np.flatnonzero(~counts_nothing)
+        count = len(kept)
     of_rows = _Rows(y if dense else y[..., np.newaxis])
     total: float = 1.0
     if reduction == "mean":

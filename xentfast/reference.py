@@ -136,9 +136,16 @@ def _from_logits(x: Array, t: Array, z_loss: float) -> tuple[Array, Array]:
     return losses[..., 0], gradient
 
 
+def _probabilities(p: ArrayLike) -> Array:
+    """Take what rounding left above 1 as 1, and what else is outside [0, 1] as nan."""
+    array, x = np.asarray(p), _floating(p)
+    computed = np.float32 if array.itemsize < 8 and array.dtype.kind not in "iu" else x.dtype
+    most = 1 + 8 * np.finfo(computed).eps
+    return np.where((x >= 0) & (x <= most), np.minimum(x, 1) + 0.0, np.nan)
+
+
 def _from_probabilities(p: Array, t: Array) -> tuple[Array, Array]:
-    """Return the loss -sum_j t_j log p_j and the gradient -t_j / p_j; nan where p_j < 0."""
-    p = np.where(p < 0, np.nan, p)
+    """Return the loss -sum_j t_j log p_j and the gradient -t_j / p_j."""
     return _product(t, -np.log(p)).sum(axis=-1), _product(t, -1 / p)
 
 
@@ -169,17 +176,22 @@ def cross_entropy_value_and_grad(
     out: Array | None = None,
 ) -> tuple[Value, Array]:
     """Return `cross_entropy` and its gradient, the place of which is `out`."""
-    x = np.moveaxis(_floating(logits), axis, -1)
+    x = np.moveaxis(_floating(logits) if from_logits else _probabilities(logits), axis, -1)
     classes = x.shape[-1]
     labels = np.asarray(labels)
     w = np.ones(classes, x.dtype) if class_weight is None else np.asarray(class_weight, x.dtype)
     a = np.asarray(1 if sample_weight is None else sample_weight, x.dtype)
+    if a.ndim == x.ndim and a.shape[axis] == 1:
+        a = a.squeeze(axis)
     a = np.broadcast_to(a, x.shape[:-1])
+    nothing = a == 0  # rows that count nothing, whatever they hold
 
     if np.issubdtype(labels.dtype, np.integer):
         ignored = np.broadcast_to(labels == ignore_index, labels.shape)
         t = (labels[..., np.newaxis] == np.arange(classes)).astype(x.dtype)
         weight = np.where(ignored, 0, a * (t * w).sum(axis=-1))
+        if label_smoothing == z_loss == 0:
+            nothing = nothing | (weight == 0)
     else:
         ignored = np.zeros(x.shape[:-1], bool)
         t = np.moveaxis(labels.astype(x.dtype), axis, -1)
@@ -188,8 +200,9 @@ def cross_entropy_value_and_grad(
     t = w * ((1 - smoothing) * t + smoothing / classes)
 
     losses, gradient = _from_logits(x, t, z_loss) if from_logits else _from_probabilities(x, t)
-    losses = np.where(ignored, 0, a * losses)
-    gradient = np.where(ignored[..., np.newaxis], 0, a[..., np.newaxis] * gradient)
+    nothing = nothing | ignored
+    losses = np.where(nothing, 0, a * losses)
+    gradient = np.where(nothing[..., np.newaxis], 0, a[..., np.newaxis] * gradient)
     value, gradient = _reduce(losses, gradient, weight, reduction)
     return value, _fill(out, np.moveaxis(gradient, -1, axis))
 
@@ -323,7 +336,7 @@ def binary_cross_entropy_value_and_grad(
     out: Array | None = None,
 ) -> tuple[Value, Array]:
     """Return `binary_cross_entropy` and its gradient, the place of which is `out`."""
-    x = _floating(logits)
+    x = _floating(logits) if from_logits else _probabilities(logits)
     smoothing = x.dtype.type(label_smoothing)
     t = np.asarray(labels, x.dtype)
     positive = (1 - smoothing) * t + smoothing / 2
@@ -343,10 +356,11 @@ def binary_cross_entropy_value_and_grad(
             x < 0, sigmoid_abs, sigmoid_minus_abs
         )
     else:
-        p = np.where((x >= 0) & (x <= 1), x, np.nan)
-        losses = _product(positive, -np.log(p)) + _product(negative, -np.log1p(-p))
-        gradient = _product(positive, -1 / p) + _product(negative, 1 / (1 - p))
-    value, gradient = _reduce(a * losses, np.asarray(a * gradient), a, reduction)
+        losses = _product(positive, -np.log(x)) + _product(negative, -np.log1p(-x))
+        gradient = _product(positive, -1 / x) + _product(negative, 1 / (1 - x))
+    counts = (a != 0) & (positive + negative != 0)
+    losses, gradient = (np.where(counts, a * part, 0) for part in (losses, gradient))
+    value, gradient = _reduce(losses, gradient, a, reduction)
     return value, _fill(out, gradient)
 
 

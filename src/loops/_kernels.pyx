@@ -31,6 +31,7 @@ cdef extern from "rows/rows.h" nogil:
         XF_F64
         XF_F16
         XF_BF16
+        XF_U8
     ctypedef struct xf_rows:
         const char *row[XF_PANEL]
         ptrdiff_t step

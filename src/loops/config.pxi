@@ -1,5 +1,7 @@
 # Threads, instruction sets, and what was built.
 
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
+
 if not xf_pool_prepare():
     raise MemoryError("no thread-local memory is left")
 
@@ -44,6 +46,25 @@ def set_isa(str name):
             xf_isa_choose(i)
             return
     raise ValueError(f"instruction set must be one of {built_isas()}, got {name!r}")
+
+
+cdef struct DLTensor:           # the beginning of a DLPack capsule's DLManagedTensor
+    void *data
+    int32_t device_type, device_id, ndim
+    uint8_t code, bits
+    uint16_t lanes
+
+
+def dlpack_of_bits(capsule):
+    """Make a capsule of bfloat16 one of uint16; return whether it was one."""
+    cdef DLTensor *tensor
+    if not PyCapsule_IsValid(capsule, "dltensor"):
+        return False
+    tensor = <DLTensor *> PyCapsule_GetPointer(capsule, "dltensor")
+    if tensor.code != 4 or tensor.bits != 16:  # kDLBfloat
+        return False
+    tensor.code = 1             # kDLUInt
+    return True
 
 
 def version():

@@ -29,6 +29,8 @@ cdef inline void load_weights(CrossEntropy *job, xf_panel *p, const char **weigh
             p.weight[i] = counts[i] = number(weight[i], job.weights.kind)
             if not 0 <= counts[i] < INFINITY:
                 xf_raise(&job.bad_weight)
+            if counts[i] == 0:  # the row counts nothing, whatever it holds
+                p.weight[i] = -1
 
 
 cdef inline void load_labels(CrossEntropy *job, xf_panel *p, const char **label,
@@ -57,6 +59,8 @@ cdef inline void load_labels(CrossEntropy *job, xf_panel *p, const char **label,
                               + p.label[i] * size_of(job.class_weight.kind), job.class_weight.kind)
             p.own[i] = own * by_class
             counts[i] *= by_class
+            if by_class == 0 and job.label_smoothing == 0 and job.z_loss == 0:
+                p.weight[i] = -1
 
 
 cdef inline void add_in_four(double *sums, const double *values, ptrdiff_t at,

@@ -275,11 +275,13 @@ cdef inline double number(const char *p, int kind_) noexcept nogil:
 
 
 cdef inline xf_type type_of(int kind_) noexcept nogil:
-    """What the row primitives call a floating kind."""
+    """What the row primitives call a floating kind, or that of booleans."""
     if kind_ == F32:
         return XF_F32
     if kind_ == F64:
         return XF_F64
+    if kind_ == U8:
+        return XF_U8
     return XF_F16 if kind_ == F16 else XF_BF16
 
 

@@ -41,7 +41,7 @@ INLINE void store_to(real *p, vec a, ptrdiff_t n)
 
 static inline ptrdiff_t size_of(xf_type type)
 {
-    return type == XF_F64 ? 8 : type == XF_F32 ? 4 : 2;
+    return type == XF_F64 ? 8 : type == XF_F32 ? 4 : type == XF_U8 ? 1 : 2;
 }
 
 static inline real read_one(const char *p, xf_type type)
@@ -57,6 +57,8 @@ static inline real read_one(const char *p, xf_type type)
         memcpy(&f64, p, sizeof f64);
         return (real)f64;
     }
+    if (type == XF_U8)
+        return (real) * (const uint8_t *)p;
     memcpy(&half, p, sizeof half);
     return (real)(type == XF_F16 ? f32_of_f16(half) : f32_of_bf16(half));
 }

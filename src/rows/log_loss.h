@@ -1,26 +1,43 @@
 /* Rows of probabilities: loss = -sum t_j log p_j, gradient -t_j / p_j, each 0 where t_j is 0. */
 
+/* Rounding may leave a probability by 8 units of the last place above 1: then it counts as 1. What
+   else is outside [0, 1] is nan. */
+#define MOST_PROBABILITY (1 + (real)8 / ((int64_t)1 << MANTISSA_BITS))
+
+INLINE vec as_probability(vec p)
+{
+    mask outside = v_or(v_lt(p, v_zero()), v_lt(v_set1(MOST_PROBABILITY), p));
+    vec at_most_one = v_neg(v_max(v_set1(-1), v_neg(p))); /* nan stays, -0 becomes 0 */
+    return v_select(outside, v_set1(NAN), at_most_one);
+}
+
 /* -t log p */
 INLINE vec log_loss_term(vec p, vec t, const void *k)
 {
     (void)k;
-    return v_drop(v_eq(t, v_zero()), v_mul(v_neg(t), v_log(p)));
+    return v_drop(v_eq(t, v_zero()), v_mul(v_neg(t), v_log(as_probability(p))));
 }
 SUM_BLOCK(sum_log_loss, log_loss_term, 1, 0)
 
-INLINE vec ratio(vec t, vec p) { return v_drop(v_eq(t, v_zero()), v_div(t, p)); }
+INLINE vec ratio(vec t, vec p) { return v_drop(v_eq(t, v_zero()), v_div(t, as_probability(p))); }
+
+/* The probability of each row's label, 1 where there is none. */
+INLINE vec label_probabilities(const xf_rows *x, const xf_panel *p)
+{
+    real at_label[LANES];
+    for (int i = 0; i < LANES; i++) {
+        const ptrdiff_t y = i < p->rows ? p->label[i] : -1;
+        at_label[i] = y < 0 ? 1 : read_one(x->row[i] + y * x->step, x->type);
+    }
+    return v_load(at_label);
+}
 
 static void log_loss(const xf_rows *x, const xf_target *t, xf_panel *p)
 {
-    real own[LANES] = {0}, at_label[LANES], sum[LANES] = {0}, value[LANES];
-    for (int i = 0; i < LANES; i++)
-        at_label[i] = 1;
+    real own[LANES] = {0}, sum[LANES] = {0}, value[LANES];
     for (int i = 0; i < p->rows; i++) {
-        ptrdiff_t y = p->label[i];
-        if (y >= 0) {
+        if (p->label[i] >= 0)
             own[i] = (real)p->own[i];
-            at_label[i] = read_one(x->row[i] + y * x->step, x->type);
-        }
         double total = 0;
         for (ptrdiff_t j0 = 0; has_target(t) && j0 < p->classes; j0 += BLOCK) {
             ptrdiff_t n = block_length(p->classes, j0);
@@ -29,24 +46,27 @@ static void log_loss(const xf_rows *x, const xf_target *t, xf_panel *p)
         }
         sum[i] = (real)total;
     }
-    v_store(value, v_add(v_load(sum), log_loss_term(v_load(at_label), v_load(own), NULL)));
+    vec at_label = log_loss_term(label_probabilities(x, p), v_load(own), NULL);
+    v_store(value, v_add(v_load(sum), at_label));
     for (int i = 0; i < p->rows; i++)
         p->loss[i] = p->weight[i] < 0 ? 0 : value[i] * p->weight[i];
 }
 
 static void log_loss_gradient(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out)
 {
+    real own[LANES] = {0}, factor[LANES] = {0};
     for (int i = 0; i < p->rows; i++) {
-        const double factor = -p->weight[i] * p->gradient_scale;
-        const vec by = v_set1((real)factor);
         const ptrdiff_t y = p->label[i];
-        real own = 0;
-        if (y >= 0) { /* before out, which may be x, is written */
+        factor[i] = (real)(-p->weight[i] * p->gradient_scale);
+        if (y >= 0) {
             real w = t->class_weight ? ((const real *)t->class_weight)[y] : 1;
-            real share = (real)p->own[i] + (real)t->offset * w;
-            own =
-                share == 0 ? 0 : share / read_one(x->row[i] + y * x->step, x->type) * (real)factor;
+            own[i] = (real)p->own[i] + (real)t->offset * w;
         }
+    }
+    /* Before out, which may be x, is written. */
+    v_store(own, v_mul(ratio(v_load(own), label_probabilities(x, p)), v_load(factor)));
+    for (int i = 0; i < p->rows; i++) {
+        const vec by = v_set1(factor[i]);
         if (p->weight[i] < 0 || !has_target(t)) {
             clear(out, i, p->classes);
         } else {
@@ -62,7 +82,7 @@ static void log_loss_gradient(const xf_rows *x, const xf_target *t, xf_panel *p,
                 put(out, i, j0, n, to);
             }
         }
-        if (p->weight[i] >= 0 && y >= 0)
-            write_one(out->row[i] + y * out->step, out->type, own);
+        if (p->weight[i] >= 0 && p->label[i] >= 0)
+            write_one(out->row[i] + p->label[i] * out->step, out->type, own[i]);
     }
 }

@@ -14,7 +14,8 @@
 #define XF_BLOCK_BYTES 2048 /* a block: 32 logical vectors, summed in two chains of 16 */
 #define XF_SEGMENTS 64      /* segments, of eight blocks, of the longest row that is kept */
 
-typedef enum { XF_F32, XF_F64, XF_F16, XF_BF16 } xf_type;
+/* XF_U8: booleans, which are only read. */
+typedef enum { XF_F32, XF_F64, XF_F16, XF_BF16, XF_U8 } xf_type;
 
 /* Some rows to read: where each begins, the bytes from class to class, what an element is. */
 typedef struct {

@@ -5,7 +5,8 @@
                          log1p(exp(-|x|));  gradient = b sigmoid(x) - a sigmoid(-x)
      from probabilities  loss = -a log p - b log(1 - p);  gradient = -a / p + b / (1 - p)
 
-   A factor of 0 makes its term 0, even against inf. */
+   A factor of 0 makes its term 0, even against inf, and an entry with nothing but factors of 0 counts
+   nothing, whatever it holds. A probability is what log_loss.h takes for one. */
 
 /* log(1 - p), p in [0, 1] */
 INLINE vec v_log1m(vec p)
@@ -20,9 +21,8 @@ INLINE vec product(vec factor, vec a) { return v_drop(v_eq(factor, v_zero()), v_
 INLINE vec binary_loss(bool from_logits, vec x, vec a, vec b)
 {
     if (!from_logits) {
-        vec loss = v_add(product(a, v_neg(v_log(x))), product(b, v_neg(v_log1m(x))));
-        mask outside = v_or(v_lt(x, v_zero()), v_lt(v_set1(1), x));
-        return v_select(outside, v_set1(NAN), v_add(loss, v_mul(x, v_zero())));
+        x = as_probability(x);
+        return v_add(product(a, v_neg(v_log(x))), product(b, v_neg(v_log1m(x))));
     }
     vec zero = v_zero(), minus = v_neg(x), size = v_max(minus, x);
     vec log = v_log1p_unit(v_exp(v_neg(size)));
@@ -34,9 +34,8 @@ INLINE vec binary_gradient(bool from_logits, vec x, vec a, vec b)
 {
     const vec zero = v_zero(), one = v_set1(1);
     if (!from_logits) {
-        vec g = v_sub(product(b, v_div(one, v_sub(one, x))), product(a, v_div(one, x)));
-        mask outside = v_or(v_lt(x, zero), v_lt(one, x));
-        return v_select(outside, v_set1(NAN), v_add(g, v_mul(x, zero)));
+        x = as_probability(x);
+        return v_sub(product(b, v_div(one, v_sub(one, x))), product(a, v_div(one, x)));
     }
     vec minus = v_neg(x), u = v_exp(v_neg(v_max(minus, x)));
     vec large = v_div(one, v_add(one, u)), small = v_mul(u, large);
@@ -71,13 +70,15 @@ INLINE vec binary_step(const xf_binary *b, bool from_logits, bool plain, real *g
     }
     vec positive = q ? v_mul(t, load_to(q + j, n, one)) : t;
     vec weight = w ? load_to(w + j, n, v_zero()) : one;
+    const mask none = v_or(v_eq(weight, v_zero()), v_eq(v_add(positive, rest), v_zero()));
     vec value = binary_loss(from_logits, x, positive, rest);
-    if (w)
-        value = v_mul(value, weight);
+    if (w || q)
+        value = v_drop(none, v_mul(value, weight));
     if (gradient) {
         vec g = binary_gradient(from_logits, x, positive, rest);
         vec by = v_mul(weight, v_set1((real)b->gradient_scale));
-        store_to(gradient + j, v_mul(g, by), n);
+        g = v_mul(g, by);
+        store_to(gradient + j, w || q ? v_drop(none, g) : g, n);
     }
     if (hessian)
         store_to(hessian + j, product(weight, binary_hessian(x)), n);
