@@ -15,7 +15,7 @@
 #include "dispatch.h"
 
 #define MOST_ELEMENTS (1 << 15)
-#define ARRAY_BYTES (1 << 20) /* of all rows of an array, their gaps among them */
+#define ARRAY_BYTES (1 << 21) /* of all rows of an array, their gaps among them */
 #define CANARY 0xa5
 
 /* --- the input, as a source of choices ---------------------------------------------------------- */
