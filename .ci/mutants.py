@@ -351,12 +351,6 @@ MUTANTS = (
     ),
     Mutant(
         SOFTMAX,
-        "mask large = v_lt(one, size)",
-        "mask large = v_lt(size, one)",
-        "a factor that leaves the range on the way",
-    ),
-    Mutant(
-        SOFTMAX,
         "p->label[i] < j0 + n)",
         "p->label[i] <= j0 + n)",
         "a label of the next block written into this one",
