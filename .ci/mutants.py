@@ -189,8 +189,8 @@ MUTANTS = (
     ),
     Mutant(
         BINARY,
-        "        some = run - (first + done) % run",
-        "        some = run",
+        "        some = n if a.turned else run - (first + done) % run",
+        "        some = n if a.turned else run",
         "gathering forgets where in an axis it begins",
     ),
     Mutant(
@@ -351,8 +351,8 @@ MUTANTS = (
     ),
     Mutant(
         SOFTMAX,
-        "p->label[i] < j0 + n)",
-        "p->label[i] <= j0 + n)",
+        "p->label[i] < first + length)",
+        "p->label[i] <= first + length)",
         "a label of the next block written into this one",
     ),
     Mutant(

@@ -102,6 +102,41 @@ def test_rows(rows: int, classes: int, isa: str) -> None:
         )
 
 
+# Elements of which 64 of a row and 8 rows are copied together, and 128 KiB at most.
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize(
+    "shape",
+    [(2, 3), (63, 9), (64, 8), (65, 7), (1000, 3), (3, 1000), (200, 301), (5, 40_000), (40_000, 5)],
+)
+def test_turned(shape: tuple[int, int], dtype: str) -> None:
+    """Transposed logits, labels, weights and results, each alone and all."""
+    rng = np.random.default_rng(shape[0])
+    lead = (3, *shape)
+    x = rng.standard_normal(lead).astype(dtype)
+    arrays = [x, rng.random(lead).astype(dtype), rng.random(lead), rng.random(lead)]
+    arrays[2] = arrays[2].astype(np.float64 if dtype == "float64" else np.float32)
+
+    def turned(a: Array) -> Array:
+        return a.swapaxes(1, 2).copy().swapaxes(1, 2)
+
+    def both(x: Array, labels: Array, weight: Array, pos_weight: Array, out: Array) -> Any:
+        return xentfast.binary_cross_entropy_value_and_grad(
+            x, labels, sample_weight=weight, pos_weight=pos_weight, out=out
+        )
+
+    expected = both(*arrays, np.empty_like(x))
+    for which in range(6):
+        places = [turned(a) if which in (i, 5) else a for i, a in enumerate(arrays)]
+        out = turned(x) if which >= 4 else np.empty_like(x)
+        assert_both_same_bits(both(*places, out), expected, f"{shape}, {which} turned")
+    there = turned(x)
+    assert_both_same_bits(both(there, *arrays[1:], there), expected, f"{shape}, in place")
+    whole = arrays[1] > 0.5
+    losses = xentfast.binary_cross_entropy(x, whole, reduction="none")
+    found = xentfast.binary_cross_entropy(turned(x), turned(whole), reduction="none")
+    assert_same_bits(found, losses, f"{shape}, losses")
+
+
 # 16 MiB are written past the caches.
 @pytest.mark.parametrize("classes", [10, 67, 128, 130, 1000, 4100, 33_000])
 def test_streamed(classes: int, isa: str) -> None:
@@ -142,6 +177,9 @@ def test_streamed_halves(dtype: str) -> None:
         (1, 1024, 520),  # two panels fill a strip of float32
         (1, 1025, 520),
         (1, 2049, 520),
+        (2, 4097, 65),  # the last panel of an image has one row
+        (1, 9000, 40),
+        (1, 33_000, 7),
     ],
 )
 def test_class_axis_second(images: int, classes: int, pixels: int, dtype: str) -> None:
@@ -164,9 +202,38 @@ def test_class_axis_second(images: int, classes: int, pixels: int, dtype: str) -
     assert_both_same_bits(in_place, found, f"in place, {what}")
 
 
+# A chunk of the sums has 8, 4 and 1 rows, a panel of rows whose classes are apart has 16.
+@pytest.mark.parametrize("classes", [2049, 5000, 33_000])
+@pytest.mark.parametrize("rows", [5, 33, 150])
+def test_chunks_of_a_panel(classes: int, rows: int, threads: int) -> None:
+    x, labels = problem(rows, classes, np.float32)
+    first = x.T.copy()
+    options: Any = {"sample_weight": np.linspace(0.5, 2, rows), "ignore_index": int(labels[0])}
+    for kwargs in ({}, {"reduction": "sum"}, options):
+        loss, gradient = BOTH(x, labels, **kwargs)
+        found = BOTH(first, labels, axis=0, **kwargs)
+        assert_both_same_bits(found, (loss, gradient.T), f"{rows} rows of {classes}, {kwargs}")
+        assert_same_bits(xentfast.cross_entropy(first, labels, axis=0, **kwargs), loss, "value")
+    scores = xentfast.evaluate(first, labels, axis=0)
+    assert scores.loss == xentfast.evaluate(x, labels).loss
+
+
 def test_class_axis_second_streamed() -> None:
     x, labels = problem(3 * 20_000, 80, np.float32)
     second = np.moveaxis(x.reshape(3, 20_000, 80), -1, 1).copy()
     there = second.copy()
     in_place = BOTH(there, labels.reshape(3, -1), axis=1, out=there)
     assert_both_same_bits(BOTH(second, labels.reshape(3, -1), axis=1), in_place, "80 classes")
+
+
+def test_class_axis_first_streamed() -> None:
+    """Whole lines of a class are written past the caches; in place they are not, nor elsewhere."""
+    x, labels = problem(1024, 4200, np.float32)
+    there = x.T.copy()
+    in_place = BOTH(there, labels, axis=0, out=there)
+    line = np.empty(x.size + 17, np.float32)
+    at = -line.ctypes.data % 64 // 4
+    for first in (at, at + 1):
+        out = line[first : first + x.size].reshape(x.T.shape)
+        found = BOTH(x.T.copy(), labels, axis=0, out=out)
+        assert_both_same_bits(found, in_place, f"from {first} on")

@@ -6,7 +6,7 @@ cdef struct CrossEntropy:
     const xf_kernels *kernels
     Shape shape
     Strided x, labels, class_weight, weights, losses, gradient
-    ptrdiff_t rows, classes, chunk
+    ptrdiff_t rows, classes, chunk, task
     int panel
     bint from_logits, dense, ignores, counting, wants_gradient, strips
     int64_t ignored
@@ -81,7 +81,41 @@ cdef inline void add_in_four(double *sums, const double *values, ptrdiff_t at,
         sums[(at + i) & 3] += values[i]
 
 
-cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk, void *memory) noexcept nogil:
+# The sums of one chunk after the other.
+cdef struct ChunkSums:
+    double *to                  # where that of the chunk at hand goes
+    ptrdiff_t first, rows       # where it begins, and how many rows a chunk has
+    double four[4]
+
+
+cdef inline void begin_chunk(ChunkSums *s, double *to, ptrdiff_t first,
+                             ptrdiff_t rows) noexcept nogil:
+    s.to = to
+    s.first = first
+    s.rows = rows
+    s.four[:] = [0, 0, 0, 0]
+
+
+cdef inline void end_chunk(ChunkSums *s) noexcept nogil:
+    s.to[0] = (s.four[0] + s.four[2]) + (s.four[1] + s.four[3])
+    begin_chunk(s, s.to + 1, s.first + s.rows, s.rows)
+
+
+cdef inline void add_rows(ChunkSums *s, const double *values, ptrdiff_t row,
+                          int n) noexcept nogil:
+    """Adds the values of n rows from `row` on."""
+    cdef ptrdiff_t left = s.first + s.rows - row
+    while n >= left:
+        add_in_four(s.four, values, row - s.first, <int> left)
+        end_chunk(s)
+        values += left
+        row += left
+        n -= <int> left
+        left = s.rows
+    add_in_four(s.four, values, row - s.first, n)
+
+
+cdef void cross_entropy_task(void *context, ptrdiff_t task, void *memory) noexcept nogil:
     cdef CrossEntropy *job = <CrossEntropy *> context
     cdef Scratch *scratch = <Scratch *> memory
     cdef xf_panel *p = &scratch.panel
@@ -96,17 +130,16 @@ cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk, void *memory) noex
     cdef const char *weight[XF_PANEL]
     cdef const char *loss[XF_PANEL]
     cdef double counts[XF_PANEL]
-    cdef double loss_sum[4]
-    cdef double weight_sum[4]
-    cdef ptrdiff_t first = chunk * job.chunk, end = first + job.chunk, row = first
+    cdef ChunkSums losses, weights
+    cdef ptrdiff_t row = task * job.task, end = row + job.task, chunk = row // job.chunk
     cdef ptrdiff_t begin = 0, stop
     cdef bint stream = streams(job.rows, job.classes, &job.x, &job.gradient)
     cdef int i, n
-    loss_sum[:] = [0, 0, 0, 0]
-    weight_sum[:] = [0, 0, 0, 0]
+    begin_chunk(&losses, job.loss_sums + chunk, row, job.chunk)
+    begin_chunk(&weights, job.weight_sums + chunk, row, job.chunk)
     if end > job.rows:
         end = job.rows
-    stop = end if strip == NULL else first
+    stop = end if strip == NULL else row
     x.type = out.type = type_of(job.x.kind)
     dense.step = job.labels.step
     dense.type = type_of(job.labels.kind)
@@ -135,7 +168,7 @@ cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk, void *memory) noex
         load_weights(job, p, weight, counts)
         if not job.dense:
             load_labels(job, p, label, counts)
-        add_in_four(weight_sum, counts, row - first, n)
+        add_rows(&weights, counts, row, n)
         if not job.counting:
             x.step = rows_of_x.step
             find_rows(shape, rows_of_x, row - begin, n, x.row)
@@ -146,7 +179,7 @@ cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk, void *memory) noex
                 job.kernels.softmax_loss(&x, &target, p, &out if job.wants_gradient else NULL)
             else:
                 job.kernels.log_loss(&x, &target, p)
-            add_in_four(loss_sum, p.loss, row - first, n)
+            add_rows(&losses, p.loss, row, n)
             if job.losses.data:
                 find_rows(&job.shape, &job.losses, row, n, loss)
                 for i in range(n):
@@ -160,8 +193,10 @@ cdef void cross_entropy_chunk(void *context, ptrdiff_t chunk, void *memory) noex
         if strip != NULL and row == stop and job.wants_gradient:
             write_strip(strip, job.kernels, stream, &job.shape, &job.gradient, begin,
                         job.classes)
-    job.loss_sums[chunk] = (loss_sum[0] + loss_sum[2]) + (loss_sum[1] + loss_sum[3])
-    job.weight_sums[chunk] = (weight_sum[0] + weight_sum[2]) + (weight_sum[1] + weight_sum[3])
+    if losses.first < end:
+        end_chunk(&losses)
+    if weights.first < end:
+        end_chunk(&weights)
 
 
 cdef int run_cross_entropy(CrossEntropy *job, bint mean, double *loss,
@@ -169,7 +204,7 @@ cdef int run_cross_entropy(CrossEntropy *job, bint mean, double *loss,
     """The sum of the losses and of what the rows count; the job's arrays and options are set."""
     cdef double one[2]
     cdef double *sums = one
-    cdef ptrdiff_t chunks
+    cdef ptrdiff_t chunks, tasks
     cdef size_t scratch
     cdef int threads
     cdef xf_environment before
@@ -184,6 +219,8 @@ cdef int run_cross_entropy(CrossEntropy *job, bint mean, double *loss,
     scratch = sizeof(Scratch) if job.strips else sizeof(xf_panel)
     chunks = (job.rows + job.chunk - 1) // job.chunk
     threads = threads_for(job.rows, job.classes)
+    job.task = rows_of_task(&job.x, job.rows, job.chunk, threads)
+    tasks = (job.rows + job.task - 1) // job.task
     if chunks > 1:
         sums = <double *> malloc(2 * chunks * sizeof(double))
         if not sums:
@@ -195,16 +232,17 @@ cdef int run_cross_entropy(CrossEntropy *job, bint mean, double *loss,
         job.counting = mean and job.wants_gradient
         if job.counting:
             if job.ignores or job.class_weight.data or job.weights.data:
-                run(cross_entropy_chunk, job, chunks, threads, scratch)
+                run(cross_entropy_task, job, tasks, threads, scratch)
                 weight[0] = tree(job.weight_sums, chunks)
             else:
                 weight[0] = <double> job.rows
             job.gradient_scale = 1 / weight[0] if weight[0] > 0 else 0
             job.counting = False
+        loss[0] = 0
         if not (job.bad_label or job.bad_weight):
-            run(cross_entropy_chunk, job, chunks, threads, scratch)
-        loss[0] = tree(job.loss_sums, chunks)
-        weight[0] = tree(job.weight_sums, chunks)
+            run(cross_entropy_task, job, tasks, threads, scratch)
+            loss[0] = tree(job.loss_sums, chunks)
+            weight[0] = tree(job.weight_sums, chunks)
     finally:
         xf_leave(before)
         if chunks > 1:

@@ -8,7 +8,7 @@ cdef struct Evaluate:
     const xf_kernels *kernels
     Shape shape
     Strided x, labels, weights, loss, rank, entropy, confidence, lse, predicted
-    ptrdiff_t rows, classes, chunk
+    ptrdiff_t rows, classes, task
     int panel, bins, tops
     bint from_logits, ignores, strips
     int64_t ignored
@@ -97,7 +97,7 @@ cdef inline void put_indices(const Evaluate *job, const Strided *out, ptrdiff_t 
             (<int64_t *> place[i])[0] = values[i] if values[i] < job.classes else job.classes
 
 
-cdef void evaluate_chunk(void *context, ptrdiff_t chunk, void *memory) noexcept nogil:
+cdef void evaluate_task(void *context, ptrdiff_t task, void *memory) noexcept nogil:
     cdef Evaluate *job = <Evaluate *> context
     cdef Scratch *scratch = <Scratch *> memory
     cdef xf_panel *p = &scratch.panel
@@ -111,7 +111,7 @@ cdef void evaluate_chunk(void *context, ptrdiff_t chunk, void *memory) noexcept 
     cdef int own = xf_place_take(job.sums.taken, job.sums.places)
     cdef xf_exact *sums = job.sums.sums + own * job.sums.exact
     cdef int64_t *numbers = job.sums.numbers + own * job.sums.counts
-    cdef ptrdiff_t row = chunk * job.chunk, end = row + job.chunk, begin = 0, stop
+    cdef ptrdiff_t row = task * job.task, end = row + job.task, begin = 0, stop
     cdef int i, n
     if end > job.rows:
         end = job.rows
@@ -172,7 +172,6 @@ def evaluate(const storage[:, :, :, :, :, :, :] x, int kind_, labels, int label_
     """
     cdef Evaluate job
     cdef Strided *arrays[9]
-    cdef ptrdiff_t chunks
     cdef int i, threads
     arrays[:] = [&job.x, &job.labels, &job.weights, &job.loss, &job.rank, &job.entropy,
                  &job.confidence, &job.lse, &job.predicted]
@@ -203,16 +202,15 @@ def evaluate(const storage[:, :, :, :, :, :, :] x, int kind_, labels, int label_
     merge(&job.shape, x.shape, arrays, 9)
     job.strips = job.rows > 0 and from_logits and strip_rows(&job.shape, &job.x, 0, job.rows,
                                                              job.classes) > 0
-    job.chunk = rows_of_chunk(job.rows, job.classes)
     job.panel = panel_rows(job.kernels, job.classes, False)
-    chunks = (job.rows + job.chunk - 1) // job.chunk
     threads = threads_for(job.rows, job.classes)
+    job.task = rows_of_task(&job.x, job.rows, rows_of_chunk(job.rows, job.classes), threads)
     sums_begin(&job.sums, threads,
                ROW_SUMS + bins + (job.tops + 1 + 2 * bins if job.weights.data else 0),
                job.tops + 1 + 2 * bins + HISTOGRAM)
     try:
         with nogil:
-            run(evaluate_chunk, &job, chunks, threads,
+            run(evaluate_task, &job, (job.rows + job.task - 1) // job.task, threads,
                 sizeof(Scratch) if job.strips else sizeof(xf_panel))
         return *sums_read(&job.sums), job.bad_label != 0, job.bad_weight != 0
     finally:

@@ -10,6 +10,7 @@ cdef enum:
     LEADING = 6
     CHUNK_ELEMENTS = 32768      # about 10 microseconds of work, so that threads share evenly
     MOST_CHUNKS = 4096          # so that the sums of the chunks stay small
+    TASK_ROWS = 64              # where classes are apart: four lines of each, of float
     LIGHT_ELEMENTS = 1 << 14    # less takes a microsecond or two: see dispatch.h
     SERIAL_ELEMENTS = 1 << 18   # less, some 100 microseconds, is not worth waking threads
     THREAD_ELEMENTS = 1 << 16   # at least so many for each
@@ -295,6 +296,11 @@ cdef inline ptrdiff_t size_of(int kind_) noexcept nogil:
     return 4 if kind_ == F32 else 8 if kind_ == F64 else 2
 
 
+cdef inline ptrdiff_t item_of(int kind_) noexcept nogil:
+    """The same of any kind."""
+    return size_of(kind_) if kind_ >= F32 else 1 << (kind_ & 3)
+
+
 cdef inline void put_number(char *p, int kind_, double value) noexcept nogil:
     if kind_ == F32:
         (<float *> p)[0] = <float> value
@@ -303,13 +309,28 @@ cdef inline void put_number(char *p, int kind_, double value) noexcept nogil:
 
 
 cdef inline ptrdiff_t rows_of_chunk(ptrdiff_t rows, ptrdiff_t elements) noexcept nogil:
-    """How many rows of so many elements make a chunk: whole panels where they are short."""
-    cdef ptrdiff_t n = CHUNK_ELEMENTS // elements if elements < CHUNK_ELEMENTS else 1
-    if n >= XF_PANEL:
-        n -= n % XF_PANEL
+    """How many rows of so many elements make a chunk: whole panels where they are short, else
+    such that panels have whole chunks."""
+    cdef ptrdiff_t n = XF_PANEL, fit = CHUNK_ELEMENTS // elements
+    if fit >= XF_PANEL:
+        n = fit - fit % XF_PANEL
+    while n > fit and n > 1:
+        n //= 2
     while (rows + n - 1) // n > MOST_CHUNKS:
         n *= 2
     return n
+
+
+cdef inline ptrdiff_t rows_of_task(const Strided *x, ptrdiff_t rows, ptrdiff_t chunk,
+                                   int threads) noexcept nogil:
+    """How many rows, whole chunks, a thread takes at once: where their classes are apart, several
+    panels, or one if more would leave a thread without."""
+    cdef ptrdiff_t n = TASK_ROWS
+    if x.step == size_of(x.kind):
+        return chunk
+    while n > XF_PANEL and rows < 2 * threads * n:
+        n //= 2
+    return (n + chunk - 1) // chunk * chunk
 
 
 cdef inline int panel_rows(const xf_kernels *k, ptrdiff_t classes, bint again) noexcept nogil:

@@ -7,12 +7,12 @@ cdef struct Softmax:
     const xf_kernels *kernels
     Shape shape
     Strided x, out
-    ptrdiff_t rows, classes, chunk
+    ptrdiff_t rows, classes, task
     int panel, what
     bint strips
 
 
-cdef void softmax_chunk(void *context, ptrdiff_t chunk, void *memory) noexcept nogil:
+cdef void softmax_task(void *context, ptrdiff_t task, void *memory) noexcept nogil:
     cdef Softmax *job = <Softmax *> context
     cdef Scratch *scratch = <Scratch *> memory
     cdef xf_panel *p = &scratch.panel
@@ -22,7 +22,7 @@ cdef void softmax_chunk(void *context, ptrdiff_t chunk, void *memory) noexcept n
     cdef const Strided *rows_of_x = &job.x
     cdef const Strided *rows_of_out = &job.out
     cdef const Shape *shape = &job.shape
-    cdef ptrdiff_t row = chunk * job.chunk, end = row + job.chunk, begin = 0, stop
+    cdef ptrdiff_t row = task * job.task, end = row + job.task, begin = 0, stop
     cdef bint stream = job.what != LOGSUMEXP and streams(job.rows, job.classes, &job.x, &job.out)
     cdef int i, n
     if end > job.rows:
@@ -62,7 +62,7 @@ def softmax(const storage[:, :, :, :, :, :, :] x, int kind_, out, int what):
     """
     cdef Softmax job
     cdef Strided *arrays[2]
-    cdef int i
+    cdef int i, threads
     arrays[:] = [&job.x, &job.out]
     job.kernels = xf_isa_kernels(type_of(computed(kind_)))
     job.rows = 1
@@ -75,11 +75,12 @@ def softmax(const storage[:, :, :, :, :, :, :] x, int kind_, out, int what):
     lay(<char *> &x[0, 0, 0, 0, 0, 0, 0], x.strides, kind_, &job.x)
     take(out, computed(kind_) if what == LOGSUMEXP else kind_, True, &job.out)
     merge(&job.shape, x.shape, arrays, 2)
-    job.chunk = rows_of_chunk(job.rows, job.classes)
+    threads = threads_for(job.rows, job.classes)
+    job.task = rows_of_task(&job.x, job.rows, rows_of_chunk(job.rows, job.classes), threads)
     job.panel = panel_rows(job.kernels, job.classes, what != LOGSUMEXP
                            and job.x.step == size_of(kind_) == job.out.step)
     job.strips = strip_rows(&job.shape, &job.x, 0, job.rows, job.classes) > 0 and (
         what == LOGSUMEXP or strip_rows(&job.shape, &job.out, 0, job.rows, job.classes) > 0)
     with nogil:
-        run(softmax_chunk, &job, (job.rows + job.chunk - 1) // job.chunk,
-            threads_for(job.rows, job.classes), sizeof(Scratch) if job.strips else sizeof(xf_panel))
+        run(softmax_task, &job, (job.rows + job.task - 1) // job.task, threads,
+            sizeof(Scratch) if job.strips else sizeof(xf_panel))

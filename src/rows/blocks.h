@@ -19,6 +19,8 @@ INLINE void prefetch(const void *p, ptrdiff_t ahead)
 /* The same for the two vectors at p. AHEAD suits what is read once: a memory's latency of work, for
    a page's end stops the hardware. */
 #define AHEAD 1024
+/* For classes that are pages apart. */
+#define CLASSES_AHEAD 24
 INLINE void prefetch_two(const real *p, ptrdiff_t ahead)
 {
     prefetch(p, ahead);
@@ -204,13 +206,28 @@ static inline void clear(const xf_out *out, int i, ptrdiff_t classes)
         write_one(out->row[i] + j * out->step, out->type, 0);
 }
 
-/* Do the rows lie side by side, so that the elements of one class are one logical vector? */
-static inline bool side_by_side(const char *const *row, xf_type type)
+/* How many of the first n rows lie side by side, so that the elements of a class are one vector? */
+static inline int side_by_side(const char *const *row, int n, xf_type type)
 {
-    for (int i = 1; i < LANES; i++)
-        if (row[i] - row[0] != i * size_of(type))
-            return false;
-    return packed(type, size_of(type));
+    int i = 1;
+    while (i < n && row[i] - row[0] == i * size_of(type))
+        i++;
+    return packed(type, size_of(type)) ? i : 0;
+}
+
+/* A class of so many rows that lie side by side; the lanes behind them repeat the first. */
+INLINE void read_class(const char *p, xf_type type, int rows, real *to)
+{
+    for (int i = 0; i < rows; i += REG_LANES)
+        r_store(to + i, reg_load(p + i * size_of(type), type, rows - i));
+    if (rows < LANES)
+        v_store(to, v_fill_from(v_load(to), rows, v_set1(to[0])));
+}
+
+INLINE void write_class(char *p, xf_type type, int rows, const real *from)
+{
+    for (int i = 0; i < rows; i += REG_LANES)
+        reg_store(p + i * size_of(type), r_load(from + i), type, rows - i);
 }
 
 INLINE void read_tile_as(xf_type type, const xf_rows *x, ptrdiff_t j0, ptrdiff_t n, real *tile)
@@ -230,12 +247,19 @@ INLINE void read_tile_as(xf_type type, const xf_rows *x, ptrdiff_t j0, ptrdiff_t
 static inline void read_tile(const xf_rows *x, ptrdiff_t j0, ptrdiff_t n, real *tile)
 {
     const xf_type type = x->type;
-    if (side_by_side(x->row, type)) {
+    const char *p = x->row[0] + j0 * x->step;
+    const int rows = side_by_side(x->row, LANES, type);
+    int same = rows; /* as a panel's places behind its last row are the first */
+    while (same < LANES && x->row[same] == x->row[0])
+        same++;
+    if (rows == LANES) {
         for (ptrdiff_t j = 0; j < n; j++) {
-            const char *p = x->row[0] + (j0 + j) * x->step;
-            for (int i = 0; i < LANES; i += REG_LANES)
-                r_store(tile + j * LANES + i, reg_load(p + i * size_of(type), type, REG_LANES));
+            prefetch(p, (j + CLASSES_AHEAD) * x->step);
+            read_class(p + j * x->step, type, LANES, tile + j * LANES);
         }
+    } else if (rows > 0 && same == LANES) {
+        for (ptrdiff_t j = 0; j < n; j++)
+            read_class(p + j * x->step, type, rows, tile + j * LANES);
     } else if (!packed(type, x->step)) {
         for (int i = 0; i < LANES; i++)
             for (ptrdiff_t j = 0; j < n; j++)
@@ -279,12 +303,18 @@ static inline void write_tile(const xf_out *out, int rows, ptrdiff_t j0, ptrdiff
 {
     const xf_type type = out->type;
     const ptrdiff_t bytes = n * size_of(type);
-    if (rows == LANES && side_by_side((const char *const *)out->row, type)) {
-        for (ptrdiff_t j = 0; j < n; j++) {
-            char *p = out->row[0] + (j0 + j) * out->step;
-            for (int i = 0; i < LANES; i += REG_LANES)
-                reg_store(p + i * size_of(type), r_load(tile + j * LANES + i), type, REG_LANES);
+    if ((rows == LANES || !packed(type, out->step)) &&
+        side_by_side((const char *const *)out->row, rows, type) == rows) {
+        char *p = out->row[0] + j0 * out->step;
+        const bool lines =
+            LANES * size_of(type) == 64 && ((uintptr_t)p | (uintptr_t)out->step) % 64 == 0;
+        if (rows == LANES && out->stream && lines) {
+            for (ptrdiff_t j = 0; j < n; j++, p += out->step)
+                v_stream((real *)p, v_load(tile + j * LANES));
+            return;
         }
+        for (ptrdiff_t j = 0; j < n; j++, p += out->step)
+            write_class(p, type, rows == LANES ? LANES : rows, tile + j * LANES);
         return;
     }
     if (!packed(type, out->step)) {

@@ -251,7 +251,7 @@ static tile_sums tile_block_of(const real *x, ptrdiff_t n, vec max, vec hold, ve
 /* All rows with the lanes across them. */
 static inline void evaluate_across(const xf_rows *x, xf_panel *p, xf_scores *scores, panel_tally *t)
 {
-    real *tile = (real *)p->tile[0];
+    real *tile = (real *)p->band;
     real finite[LANES], hold[LANES], place[LANES], label[LANES], best[LANES];
     tally a[LANES];
     int64_t predicted[LANES] = {0};
@@ -284,12 +284,13 @@ static inline void evaluate_across(const xf_rows *x, xf_panel *p, xf_scores *sco
         a[i] = (tally){.maximum = -INFINITY};
     for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += BLOCK) {
         const ptrdiff_t n = block_length(p->classes, j0);
+        tile = (real *)p->band + j0 % SEGMENT * LANES;
         if (j0 % SEGMENT == 0) {
             vec top = v_set1(-INFINITY);
             for (ptrdiff_t j = j0; j < p->classes && j < j0 + SEGMENT; j += BLOCK) {
                 const ptrdiff_t length = block_length(p->classes, j);
-                read_tile(x, j, length, tile);
-                const vec m = tile_first(tile, length, last, &at);
+                read_tile(x, j, length, tile + (j - j0) * LANES);
+                const vec m = tile_first(tile + (j - j0) * LANES, length, last, &at);
                 v_store(place, at);
                 v_store(best, m);
                 top = v_max(m, top);
@@ -311,7 +312,6 @@ static inline void evaluate_across(const xf_rows *x, xf_panel *p, xf_scores *sco
         }
         for (int i = 0; i < LANES; i++)
             label[i] = (real)(p->label[i] - j0);
-        read_tile(x, j0, n, tile);
         const tile_sums s =
             tile_block_of(tile, n, v_load(finite), v_load(hold), y, v_load(label), scores->ties);
         real sum[LANES], slope[LANES], square[LANES], held[LANES], above[LANES];

@@ -62,6 +62,7 @@ typedef struct {
     /* the first two: a block of all rows, lanes across rows, and its target; then the same as rows;
        or all four: the panel's rows */
     unsigned char tile[4][XF_BLOCK_BYTES * 16];
+    unsigned char band[8 * XF_BLOCK_BYTES * 16]; /* a segment of all rows, lanes across rows */
     unsigned char top[XF_SEGMENTS * 8]; /* the maximum so far after each segment of a kept row */
     unsigned char block[2][XF_BLOCK_BYTES]; /* a block of one row */
 } xf_panel;

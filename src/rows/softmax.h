@@ -154,7 +154,8 @@ static inline void fall(writing what, xf_panel *p, int i, real top, real *up, re
     *down = small ? LOWER : 1;
 }
 
-INLINE vec written(writing what, bool kept, bool across, vec x, vec t, const factors *f)
+INLINE vec written(writing what, bool kept, bool across, bool general, vec x, vec t,
+                   const factors *f)
 {
     if (what == WRITE_LOGARITHM)
         return v_sub(v_sub(x, f->maximum), f->log);
@@ -162,7 +163,7 @@ INLINE vec written(writing what, bool kept, bool across, vec x, vec t, const fac
     if (kept) {
         e = x;
     } else {
-        v_row_exp(&f->exp, across, true, &x, &e, &z, 1);
+        v_row_exp(&f->exp, across, general, &x, &e, &z, 1);
         e = v_select(v_eq(x, f->exp.maximum), v_set1(EXP_ONE), e);
     }
     e = v_mul(e, f->up);
@@ -178,7 +179,7 @@ INLINE void write_part(writing what, bool kept, const real *x, const real *t, pt
                        const factors *f, real *to)
 {
     const vec c = t ? v_load_part(t, n) : v_zero();
-    v_store_part(to, written(what, kept, false, v_load_part(x, n), c, f), n);
+    v_store_part(to, written(what, kept, false, true, v_load_part(x, n), c, f), n);
 }
 
 /* From the first whole line on, since a store across two costs that of several. */
@@ -190,7 +191,8 @@ INLINE void write_as(writing what, bool kept, const real *x, const real *t, ptrd
     if (j > 0)
         write_part(what, kept, x, t, j, f, to);
     for (; j + LANES <= n; j += LANES)
-        v_store(to + j, written(what, kept, false, v_load(x + j), t ? v_load(t + j) : v_zero(), f));
+        v_store(to + j,
+                written(what, kept, false, true, v_load(x + j), t ? v_load(t + j) : v_zero(), f));
     if (j < n)
         write_part(what, kept, x + j, t ? t + j : NULL, n - j, f, to + j);
 }
@@ -240,50 +242,64 @@ INLINE void write_along(writing what, const xf_rows *x, const xf_target *t, xf_p
         write_one(out->row[i] + p->label[i] * out->step, out->type, own[i]);
 }
 
+/* Over a tile, lanes across the rows. */
+INLINE void write_tile_as(writing what, bool kept, bool general, real *x, const real *t,
+                          ptrdiff_t n, const factors *f)
+{
+    for (ptrdiff_t j = 0; j < n; j++) {
+        const vec c = t ? v_load(t + j * LANES) : v_zero();
+        v_store(x + j * LANES, written(what, kept, true, general, v_load(x + j * LANES), c, f));
+    }
+}
+
 /* All rows, lanes across them. */
 INLINE void write_across(writing what, const xf_rows *x, const xf_target *t, xf_panel *p,
                          const xf_out *out, const real *own)
 {
     const bool kept = p->kept == XF_KEPT_TILE, exponentials = what != WRITE_LOGARITHM,
                several = p->classes > SEGMENT;
-    real *tile = (real *)p->tile[0], *target = (real *)p->tile[1];
+    real *const band = (real *)(kept ? p->tile[0] : p->band), *const target = (real *)p->tile[1];
     factors f = tile_factors(p);
     set_scale(&f, what == WRITE_SCALED ? f.scale : v_set1(1));
     vec top = several ? v_set1(-INFINITY) : f.maximum;
-    for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += BLOCK) {
-        const ptrdiff_t n = block_length(p->classes, j0);
-        if (exponentials && j0 % SEGMENT == 0) {
-            for (ptrdiff_t j = j0; several && j < p->classes && j < j0 + SEGMENT; j += BLOCK) {
-                const ptrdiff_t length = block_length(p->classes, j);
-                vec least = top;
-                read_tile(x, j, length, tile);
-                tile_range(tile, length, &least, &top);
-            }
-            if (!kept)
-                f.exp = row_exp_of(v_max(v_set1(-REAL_MAX), top), true);
-            if (several) {
-                real m[LANES], up[LANES], down[LANES];
-                v_store(m, top);
-                for (int i = 0; i < LANES; i++)
-                    fall(what, p, i, m[i], &up[i], &down[i]);
-                f.up = v_load(up);
-                f.down = v_load(down);
-                f.twice = true;
-            }
-        }
+    bool general = true;
+    for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += SEGMENT) {
+        const ptrdiff_t n = p->classes - j0 < SEGMENT ? p->classes - j0 : SEGMENT;
         if (!kept) {
-            read_tile(x, j0, n, tile);
-            if (t)
-                read_target(t, j0, n, target);
+            vec least = v_set1(INFINITY);
+            read_band(x, j0, n, band, exponentials ? &least : NULL, &top);
+            if (exponentials) {
+                const vec finite = v_max(v_set1(-REAL_MAX), top);
+                f.exp = row_exp_of(finite, true);
+                general = is_tile_general(finite, least);
+            }
         }
-        for (ptrdiff_t j = 0; j < n; j++) {
-            vec a = v_load(tile + j * LANES), c = t ? v_load(target + j * LANES) : v_zero();
-            v_store(tile + j * LANES, written(what, kept, true, a, c, &f));
+        if (exponentials && several) {
+            real m[LANES], up[LANES], down[LANES];
+            v_store(m, top);
+            for (int i = 0; i < LANES; i++)
+                fall(what, p, i, m[i], &up[i], &down[i]);
+            f.up = v_load(up);
+            f.down = v_load(down);
+            f.twice = true;
         }
-        for (int i = 0; own && i < p->rows; i++)
-            if (p->label[i] >= j0 && p->label[i] < j0 + n)
-                tile[(p->label[i] - j0) * LANES + i] = own[i];
-        write_tile(out, p->rows, j0, n, tile, (char *)p->tile[2]);
+        for (ptrdiff_t j = 0; j < n; j += BLOCK) {
+            const ptrdiff_t length = block_length(n, j), first = j0 + j;
+            real *const tile = band + j * LANES;
+            if (t && !kept)
+                read_target(t, first, length, target);
+            const real *c = t ? target : NULL;
+            if (kept)
+                write_tile_as(what, true, true, tile, c, length, &f);
+            else if (general)
+                write_tile_as(what, false, true, tile, c, length, &f);
+            else
+                write_tile_as(what, false, false, tile, c, length, &f);
+            for (int i = 0; own && i < p->rows; i++)
+                if (p->label[i] >= first && p->label[i] < first + length)
+                    tile[(p->label[i] - first) * LANES + i] = own[i];
+            write_tile(out, p->rows, first, length, tile, (char *)p->tile[2]);
+        }
     }
 }
 

@@ -338,6 +338,19 @@ INLINE void tile_range(const real *x, ptrdiff_t n, vec *least, vec *most)
     *least = v_min(low[1], low[0]);
 }
 
+/* Reads classes [j0, j0 + n), a segment at most, and if that is wanted their range. Each class may be
+   a line of another page, which so is visited once. */
+static inline void read_band(const xf_rows *x, ptrdiff_t j0, ptrdiff_t n, real *band, vec *least,
+                             vec *most)
+{
+    for (ptrdiff_t j = 0; j < n; j += BLOCK) {
+        const ptrdiff_t length = block_length(n, j);
+        read_tile(x, j0 + j, length, band + j * LANES);
+        if (least)
+            tile_range(band + j * LANES, length, least, most);
+    }
+}
+
 /* Does any row of a tile take the general form? */
 INLINE bool is_tile_general(vec m, vec least)
 {
@@ -372,10 +385,9 @@ INLINE void prefetch_lines(const soon *next, ptrdiff_t j, int n)
 }
 
 INLINE vec tile_sum_as(real *x, ptrdiff_t n, const row_exp *f, bool general, vec *count, bool keep,
-                       const xf_rows *rows)
+                       soon next)
 {
     vec sum[CHAINS], equal = v_zero();
-    const soon next = next_panel(rows);
     const ptrdiff_t first = n < CHAINS ? n : CHAINS;
     ptrdiff_t j = 0;
     for (; j + TILE_GROUP <= first; j += TILE_GROUP) {
@@ -399,13 +411,13 @@ INLINE vec tile_sum_as(real *x, ptrdiff_t n, const row_exp *f, bool general, vec
 }
 
 static inline vec tile_sum(real *x, ptrdiff_t n, const row_exp *f, bool general, vec *count,
-                           bool keep, const xf_rows *rows)
+                           bool keep, soon next)
 {
     if (!FUSED || general)
-        return keep ? tile_sum_as(x, n, f, true, count, true, rows)
-                    : tile_sum_as(x, n, f, true, count, false, rows);
-    return keep ? tile_sum_as(x, n, f, false, count, true, rows)
-                : tile_sum_as(x, n, f, false, count, false, rows);
+        return keep ? tile_sum_as(x, n, f, true, count, true, next)
+                    : tile_sum_as(x, n, f, true, count, false, next);
+    return keep ? tile_sum_as(x, n, f, false, count, true, next)
+                : tile_sum_as(x, n, f, false, count, false, next);
 }
 
 /* sum t (x - max) and sum t of each row of a tile. */
@@ -457,8 +469,8 @@ static inline void tile_statistics(const xf_rows *x, const xf_target *t, xf_pane
             v_store(state(p, MASS), mass);
         }
         const row_exp f = row_exp_of(finite, true);
-        vec sum =
-            tile_sum(tile, n, &f, is_tile_general(finite, least), &held, p->wants_gradient, x);
+        vec sum = tile_sum(tile, n, &f, is_tile_general(finite, least), &held, p->wants_gradient,
+                           next_panel(x));
         v_store(state(p, HELD), v_fma(v_sub(held, v_set1(1)), v_set1(EXP_ONE), sum));
         v_store(state(p, MAXIMUM), m);
         p->kept = p->wants_gradient ? XF_KEPT_TILE : XF_KEPT_NOTHING;
@@ -470,43 +482,39 @@ static inline void tile_statistics(const xf_rows *x, const xf_target *t, xf_pane
     running a[LANES];
     for (int i = 0; i < LANES; i++)
         a[i] = (running){.maximum = -INFINITY};
-    row_exp f;
-    bool general = true;
-    real finite[LANES], sum[LANES], held[LANES], dot[LANES], mass[LANES];
-    for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += BLOCK) {
-        ptrdiff_t n = block_length(p->classes, j0);
-        if (j0 % SEGMENT == 0) {
-            vec top = v_set1(-INFINITY), least = v_set1(INFINITY);
-            for (ptrdiff_t j = j0; j < p->classes && j < j0 + SEGMENT; j += BLOCK) {
-                ptrdiff_t length = block_length(p->classes, j);
-                read_tile(x, j, length, tile);
-                tile_range(tile, length, &least, &top);
-            }
-            v_store(sum, top);
-            for (int i = 0; i < LANES; i++) {
-                if (sum[i] > a[i].maximum)
-                    raise_maximum(&a[i], sum[i]);
-                finite[i] = finite_maximum(a[i].maximum);
-            }
-            f = row_exp_of(v_load(finite), true);
-            general = is_tile_general(v_load(finite), least);
-        }
-        read_tile(x, j0, n, tile);
-        if (t) {
-            vec total;
-            read_target(t, j0, n, target);
-            v_store(dot, tile_dot(tile, target, n, v_load(finite), &total));
-            v_store(mass, total);
-        }
-        vec count;
-        v_store(sum, tile_sum(tile, n, &f, general, &count, false, x));
-        v_store(held, count);
+    real *const band = (real *)p->band, finite[LANES], sum[LANES], held[LANES], dot[LANES],
+                mass[LANES];
+    for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += SEGMENT) {
+        const ptrdiff_t n = p->classes - j0 < SEGMENT ? p->classes - j0 : SEGMENT;
+        vec top = v_set1(-INFINITY), least = v_set1(INFINITY);
+        read_band(x, j0, n, band, &least, &top);
+        v_store(sum, top);
         for (int i = 0; i < LANES; i++) {
-            a[i].sum += sum[i];
-            a[i].held += held[i];
+            if (sum[i] > a[i].maximum)
+                raise_maximum(&a[i], sum[i]);
+            finite[i] = finite_maximum(a[i].maximum);
+        }
+        const row_exp f = row_exp_of(v_load(finite), true);
+        const bool general = is_tile_general(v_load(finite), least);
+        for (ptrdiff_t j = 0; j < n; j += BLOCK) {
+            const ptrdiff_t length = block_length(n, j);
             if (t) {
-                a[i].dot -= dot[i];
-                a[i].mass += mass[i];
+                vec total;
+                read_target(t, j0 + j, length, target);
+                v_store(dot, tile_dot(band + j * LANES, target, length, v_load(finite), &total));
+                v_store(mass, total);
+            }
+            vec count;
+            const soon next = {(const char *)(band + j * LANES) + AHEAD, 64};
+            v_store(sum, tile_sum(band + j * LANES, length, &f, general, &count, false, next));
+            v_store(held, count);
+            for (int i = 0; i < LANES; i++) {
+                a[i].sum += sum[i];
+                a[i].held += held[i];
+                if (t) {
+                    a[i].dot -= dot[i];
+                    a[i].mass += mass[i];
+                }
             }
         }
     }
