@@ -91,6 +91,12 @@ def kl_divergence(
     ------
     TypeError, ValueError
         As of `entropy`.
+
+    Notes
+    -----
+    When normalising, ``sum_j q_j - p_j``, which is 0 then, is added term by term. That makes every
+    term positive and of second order in ``q_j - p_j``, so that the result is never negative and
+    keeps its digits however close the two are.
     """
     return _between(_KL, p, q, axis, base, normalize, from_logits, temperature)
 
@@ -127,6 +133,11 @@ def js_divergence(
     ------
     TypeError, ValueError
         As of `entropy`.
+
+    Notes
+    -----
+    Each term is worked out from ``(p_j - q_j) / (p_j + q_j)``: none is negative, and the result
+    keeps its digits however close the two are.
     """
     return _between(_JS, p, q, axis, base, normalize, from_logits, temperature)
 

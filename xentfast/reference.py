@@ -443,16 +443,78 @@ def _softmaxes(p: ArrayLike, q: ArrayLike, axis: int, temperature: float) -> tup
     return softmax(np.moveaxis(p, axis, -1) / t), softmax(np.moveaxis(q, axis, -1) / t)
 
 
-def _pair(
-    p: ArrayLike, q: ArrayLike, axis: int, normalize: bool, from_logits: bool, temperature: float
-) -> tuple[Array, Array]:
-    if from_logits:
-        return _softmaxes(p, q, axis, temperature)
+def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return a + b, rounded, and what that has lost."""
+    total = a + b
+    z = total - a
+    return total, (a - (total - z)) + (b - z)
+
+
+def _two_product(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return a * b, rounded, and what that has lost: the products of the halves are exact."""
+    half = a.dtype.type(2) ** ((np.finfo(a.dtype).nmant + 2) // 2) + 1
+    a1, b1 = (c - (c - x) for c, x in ((a * half, a), (b * half, b)))
+    product, a2, b2 = a * b, a - a1, b - b1
+    return product, a2 * b2 - (((product - a1 * b1) - a2 * b1) - a1 * b2)
+
+
+def _exact_sum(rows: Array) -> tuple[Array, Array]:
+    """Add up pairs and what is lost of each: the sum of each row, and what it lacks."""
+    lost = np.zeros_like(rows)
+    while rows.shape[-1] > 1:
+        if rows.shape[-1] % 2:
+            rows, lost = (np.concatenate([a, np.zeros_like(a[..., :1])], -1) for a in (rows, lost))
+        rows, more = _two_sum(rows[..., ::2], rows[..., 1::2])
+        lost = lost[..., ::2] + lost[..., 1::2] + more
+    return _two_sum(rows, lost)
+
+
+def _to_scale(p: Array, q: Array) -> tuple[Array, Array, Array]:
+    """Return p, y = q sum(p) / sum(q) and y - p, the digits of which are kept."""
+    (total, low), (other, other_low) = _exact_sum(p), _exact_sum(q)
+    ratio = total / other
+    product, lost = _two_product(ratio, other)
+    rest = (((total - product) - lost + low) - ratio * other_low) / other
+    y, lost = _two_product(*np.broadcast_arrays(q, ratio))
+    return p, y, (y - p) + (lost + q * rest)
+
+
+def _kl_terms(p: Array, q: Array, apart: Array) -> Array:
+    """Return p (f - log1p(f)), f = (q - p) / p; near 0 log1p(f) is 2 atanh(s), s = f / (2 + f)."""
+    f = apart / np.where(p == 0, 1, p)
+    s = f / (2 + f)
+    series = sum(s ** (2 * k + 1) / (2 * k + 1) for k in range(1, 20))
+    terms = np.where(np.abs(f) < 0.4, p * (f * s - 2 * series), apart + p * np.log(p / q))
+    return np.where((p < 0) | (q < 0), np.nan, np.where(p == 0, q, terms))
+
+
+def _js_terms(p: Array, q: Array, apart: Array) -> Array:
+    """Return (p log(p / m) + q log(q / m)) / 2 by u = |p - q| / 2 m or by w = min(p, q) / m."""
+    m = p / 2 + q / 2
+    divisor = np.where(m == 0, 1, m)
+    u, w = np.abs(apart / 2) / divisor, np.minimum(p, q) / divisor
+    series = sum(u ** (2 * k) / (k * (2 * k - 1)) for k in range(1, 24))
+    far = (2 - w) * np.log(2 - w) + _product(w, np.log(w))
+    terms = m / 2 * np.where(u < 0.4, series, far)
+    return np.where((p < 0) | (q < 0) | np.isinf(m), np.nan, terms)
+
+
+def _pair(p: ArrayLike, q: ArrayLike, axis: int) -> tuple[Array, Array]:
     p, q = np.broadcast_arrays(_floating(p), _floating(q))
-    return (
-        _distribution(np.moveaxis(p, axis, -1), normalize),
-        _distribution(np.moveaxis(q, axis, -1), normalize),
-    )
+    return np.moveaxis(p, axis, -1), np.moveaxis(q, axis, -1)
+
+
+def _js(p: Array, q: Array) -> Array:
+    total: Array = _js_terms(p, q, q - p).sum(axis=-1)
+    return total
+
+
+def _divided(p: Array) -> Array:
+    """Bring a row's sum near 1 by a power of two, or by -1, so that products stay in range."""
+    most = np.abs(p).max(axis=-1, keepdims=True)
+    exponent = np.where(np.isfinite(most), np.frexp(most)[1], 0)
+    rows = np.ldexp(p, -exponent)
+    return np.where(rows.sum(axis=-1, keepdims=True) < 0, -rows, rows)
 
 
 @_quiet
@@ -466,13 +528,17 @@ def kl_divergence(
     from_logits: bool = False,
     temperature: float = 1.0,
 ) -> Value:
-    """Return sum_j p_j log(p_j / q_j)."""
-    return _in_base(_kl(*_pair(p, q, axis, normalize, from_logits, temperature)), base)
+    """Return sum_j p_j log(p_j / q_j); where sums are equal, sum_j p_j (f - log1p(f)) of y_j - p_j.
 
-
-def _js(p: Array, q: Array) -> Array:
-    m = (p + q) / 2
-    return (_kl(p, m) + _kl(q, m)) / 2
+    f is (y_j - p_j) / p_j: adding the sum of y - p, 0, leaves terms of second order.
+    """
+    if from_logits:
+        return _in_base(_kl(*_softmaxes(p, q, axis, temperature)), base)
+    p, q = _pair(p, q, axis)
+    if not normalize:
+        return _in_base(_kl(_distribution(p, False), _distribution(q, False)), base)
+    p, y, apart = _to_scale(_divided(p), _divided(q))
+    return _in_base(_kl_terms(p, y, apart).sum(axis=-1) / p.sum(axis=-1), base)
 
 
 @_quiet
@@ -486,8 +552,12 @@ def js_divergence(
     from_logits: bool = False,
     temperature: float = 1.0,
 ) -> Value:
-    """Return (KL(p, m) + KL(q, m)) / 2, where m = (p + q) / 2."""
-    return _in_base(_js(*_pair(p, q, axis, normalize, from_logits, temperature)), base)
+    """Return (KL(p, m) + KL(q, m)) / 2, where m = (p + q) / 2; no term of it is negative."""
+    p, q = _softmaxes(p, q, axis, temperature) if from_logits else _pair(p, q, axis)
+    if from_logits or not normalize:
+        return _in_base(_js(p, q), base)
+    p, y, apart = _to_scale(_divided(p), _divided(q))
+    return _in_base(_js_terms(p, y, apart).sum(axis=-1) / p.sum(axis=-1), base)
 
 
 def _weighed(

@@ -100,8 +100,13 @@ cdef extern from "rows/rows.h" nogil:
         double change[XF_PANEL]
         double log_ratio[XF_PANEL]
         xf_bool same[XF_PANEL]
+    enum: XF_BAND, XF_DIVERGENCE_BYTES
+    ctypedef struct xf_band:
+        const char *first
+        ptrdiff_t apart, step
+        xf_type type
     ctypedef enum xf_divergence:
-        pass
+        XF_MASS
     ctypedef enum xf_term:
         pass
     ctypedef struct xf_kernels:
@@ -121,9 +126,8 @@ cdef extern from "rows/rows.h" nogil:
         void (*compare_gradient)(xf_towards, const xf_rows *, const xf_rows *, xf_panel *,
                                  const xf_pairs *, const xf_out *) noexcept nogil
         double (*binary)(const xf_binary *, xf_bool *) noexcept nogil
-        double (*divergence)(xf_divergence, const xf_rows *, const xf_rows *, int, ptrdiff_t,
-                             xf_bool) noexcept nogil
-        double (*mass)(const xf_rows *, int, ptrdiff_t, xf_bool *) noexcept nogil
+        void (*divergence)(xf_divergence, xf_bool, const xf_band *, const xf_band *, int,
+                           ptrdiff_t, double *, void *) noexcept nogil
         void (*terms)(xf_term, const void *, const void *, ptrdiff_t, void *) noexcept nogil
         void (*widen)(const void *, xf_type, ptrdiff_t, void *) noexcept nogil
         void (*narrow)(const void *, ptrdiff_t, void *, xf_type) noexcept nogil

@@ -1,8 +1,5 @@
 # Entropy, divergences, and whether rows are distributions.
 
-cdef enum:
-    IS_DISTRIBUTION = -1        # beside those of xf_divergence
-
 cdef struct Divergence:
     const xf_kernels *kernels
     Shape shape
@@ -13,36 +10,41 @@ cdef struct Divergence:
     double unit, tolerance
 
 
+cdef inline void find_band(const Shape *shape, const Strided *s, ptrdiff_t row,
+                           xf_band *band) noexcept nogil:
+    band.first = find(shape, s, row)
+    band.apart = s.stride[shape.axes - 1]
+    band.step = s.step
+    band.type = type_of(s.kind)
+
+
 cdef void divergence_chunk(void *context, ptrdiff_t chunk, void *scratch) noexcept nogil:
     cdef Divergence *job = <Divergence *> context
-    cdef xf_rows p, q
-    cdef const char *out[XF_PANEL]
+    cdef xf_band p, q
+    cdef double value[XF_BAND]
+    cdef char *out
     cdef ptrdiff_t row = chunk * job.chunk, end = row + job.chunk
-    cdef int i, n
-    cdef xf_bool valid
-    cdef double value
+    cdef int inner = job.shape.axes - 1, i, n
+    cdef ptrdiff_t run = job.shape.size[inner], rest
     if end > job.rows:
         end = job.rows
-    p.step = job.p.step
-    p.type = type_of(job.p.kind)
-    q.step = job.q.step
-    q.type = type_of(job.q.kind)
     while row < end:
-        n = <int> (end - row) if end - row < XF_PANEL else XF_PANEL
-        find_rows(&job.shape, &job.p, row, n, p.row)
+        rest = run - row % run
+        if rest > end - row:
+            rest = end - row
+        n = <int> rest if rest < XF_BAND else XF_BAND
+        find_band(&job.shape, &job.p, row, &p)
         if job.q.data:
-            find_rows(&job.shape, &job.q, row, n, q.row)
-        find_rows(&job.shape, &job.out, row, n, out)
+            find_band(&job.shape, &job.q, row, &q)
+        out = find(&job.shape, &job.out, row)
+        job.kernels.divergence(<xf_divergence> job.what, job.normalize, &p,
+                               &q if job.q.data else NULL, n, job.classes, value, scratch)
         for i in range(n):
-            if job.what == IS_DISTRIBUTION:
-                valid = True
-                value = job.kernels.mass(&p, i, job.classes, &valid)
-                (<char *> out[i])[0] = valid and -job.tolerance <= value - 1 <= job.tolerance
+            if job.what == XF_MASS:
+                out[0] = -job.tolerance <= value[i] - 1 <= job.tolerance
             else:
-                value = job.kernels.divergence(<xf_divergence> job.what, &p,
-                                               &q if job.q.data else NULL, i, job.classes,
-                                               job.normalize)
-                put_number(<char *> out[i], job.out.kind, value / job.unit)
+                put_number(out, job.out.kind, value[i] / job.unit)
+            out += job.out.stride[inner]
         row += n
 
 
@@ -50,7 +52,8 @@ cdef divergence_run(Divergence *job, shape):
     """Takes the arrays' shape as a sequence, for p may be of any dtype; the rest of job is set."""
     cdef Py_ssize_t size[LEADING + 1]
     cdef Strided *arrays[3]
-    cdef int i
+    cdef int i, threads
+    cdef bint across
     arrays[:] = [&job.p, &job.q, &job.out]
     job.rows = 1
     for i in range(LEADING + 1):
@@ -62,9 +65,15 @@ cdef divergence_run(Divergence *job, shape):
     job.classes = size[LEADING]
     merge(&job.shape, size, arrays, 3)
     job.chunk = rows_of_chunk(job.rows, job.classes)
+    threads = threads_for(job.rows, job.classes)
+    across = job.p.step != size_of(job.p.kind) or job.q.data and job.q.step != size_of(job.q.kind)
+    if across and job.chunk < XF_BAND:  # whole bands, or a share for each thread
+        job.chunk = (job.rows + threads - 1) // threads
+        if job.chunk > XF_BAND:
+            job.chunk = XF_BAND
     with nogil:
         run(divergence_chunk, job, (job.rows + job.chunk - 1) // job.chunk,
-            threads_for(job.rows, job.classes), 0)
+            threads, XF_DIVERGENCE_BYTES)
 
 
 def divergence(int what, p, int p_kind, q, int q_kind, real[:, :, :, :, :, :, :] out,
@@ -90,7 +99,7 @@ def is_distribution(p, int kind_, uint8_t[:, :, :, :, :, :, :] out, shape, doubl
     """Write whether each row is in [0, 1] and sums to 1 within the tolerance; out has one class."""
     cdef Divergence job
     job.kernels = xf_isa_kernels(type_of(computed(kind_)))
-    job.what = IS_DISTRIBUTION
+    job.what = XF_MASS
     job.normalize = False
     job.unit = 1
     job.tolerance = tolerance

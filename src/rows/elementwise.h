@@ -36,41 +36,44 @@ INLINE vec xlogy_of(vec x, vec y)
     return v_drop(none, v_mul(x, v_log(y)));
 }
 
-/* r where both are positive; else `none` where x = 0 and y >= 0, inf elsewhere. */
-INLINE vec at_the_ends(vec x, vec y, vec r, vec none)
+/* r where both are positive; else `none` where x = 0 and y >= 0, `below` where either is negative,
+   and inf elsewhere. */
+INLINE vec at_the_ends(vec x, vec y, vec r, vec none, real below)
 {
     const vec zero = v_zero();
     if (v_all(v_and(v_lt(zero, x), v_lt(zero, y))))
         return r;
-    mask outside = v_or(v_le(x, zero), v_le(y, zero));
-    r = v_select(outside, v_set1(INFINITY), r);
+    r = v_select(v_or(v_le(x, zero), v_le(y, zero)), v_set1(INFINITY), r);
     r = v_select(v_and(v_eq(x, zero), v_le(zero, y)), none, r);
+    r = v_select(v_or(v_lt(x, zero), v_lt(y, zero)), v_set1(below), r);
     return v_select(v_and(v_eq(x, x), v_eq(y, y)), r, v_set1(NAN));
 }
 
-INLINE vec rel_entr_of(vec x, vec y)
+INLINE vec rel_entr_within(vec x, vec y, real below)
 {
-    return at_the_ends(x, y, v_mul(x, v_log_ratio(x, y)), v_zero());
+    return at_the_ends(x, y, v_mul(x, v_log_ratio(x, y)), v_zero(), below);
 }
+INLINE vec rel_entr_of(vec x, vec y) { return rel_entr_within(x, y, INFINITY); }
 
-/* x (r - 1 - log r), r = y / x = 2^e (1 + f): r - 1 - f and e ln 2 are 0 where the two are near each
-   other, and f - log1p(f) of the exact difference stays; further apart the terms cancel by a factor
-   of 11 at most. */
-INLINE vec kl_div_of(vec x, vec y)
+/* x (r - 1 - log r), r = y / x = 2^e (1 + f), of y and the exact d = y - x.  Of near ones e is 0 and
+   f - log1p(f) of f = d / x is all there is. Further apart the large terms come first: r - 1 - f and
+   e ln 2, whose difference is exact for e = 1 and -1, so that nothing cancels. */
+INLINE vec kl_div_within(vec x, vec y, vec d, real below)
 {
     const vec one = v_set1(1);
-    vec d = v_sub(y, x), inverse = v_div(one, x), r = v_mul(y, inverse), f;
+    vec inverse = v_div(one, x), r = v_mul(y, inverse), f;
     vec e = v_split(r, &f);
-    vec apart = v_sub(v_sub(r, one), f);
-    f = v_select(v_eq(e, v_zero()), v_mul(d, inverse), f);
-    vec t = v_add(apart, v_excess(f));
-    t = v_fma(e, v_set1(-LN2_HIGH), v_fma(e, v_set1(-LN2_LOW), t));
+    vec t = v_fma(e, v_set1(-LN2_HIGH), v_sub(v_sub(r, one), f));
+    mask near = v_eq(e, v_zero());
+    f = v_select(near, v_mul(d, inverse), f);
+    t = v_add(v_drop(near, t), v_fma(e, v_set1(-LN2_LOW), v_excess(f)));
     t = v_mul(x, t);
     mask plain = v_and(v_plain(inverse), v_plain(r)); /* else they say too little */
     if (!v_all(plain))
-        t = v_select(plain, t, v_fma(x, v_log_ratio(x, y), d));
-    return at_the_ends(x, y, t, y);
+        t = v_select(plain, t, v_max(v_zero(), v_fma(x, v_log_ratio(x, y), d)));
+    return at_the_ends(x, y, t, y, below);
 }
+INLINE vec kl_div_of(vec x, vec y) { return kl_div_within(x, y, v_sub(y, x), INFINITY); }
 
 #define EACH_TERM(name)                                                                        \
     static void name##_terms(const real *x, const real *y, ptrdiff_t n, real *to)              \

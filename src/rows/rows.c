@@ -33,8 +33,8 @@ typedef double real;
 #include "rows/softmax.h"
 #include "rows/log_loss.h"
 #include "rows/sigmoid.h"
-#include "rows/divergence.h"
 #include "rows/elementwise.h"
+#include "rows/divergence.h"
 #include "rows/evaluate.h"
 #include "rows/hessian.h"
 #include "rows/pairs.h"
@@ -67,7 +67,6 @@ const xf_kernels JOIN(XF_ISA, XF_BITS) = {
     .compare_gradient = compare_gradient,
     .binary = binary,
     .divergence = divergence,
-    .mass = mass,
     .half = half,
     .terms = terms,
     .widen = widen,

@@ -106,7 +106,18 @@ typedef struct {
     double maximum[2][XF_PANEL], inverse[2][XF_PANEL], shift[XF_PANEL], offset[XF_PANEL];
 } xf_pairs;
 
-typedef enum { XF_ENTROPY, XF_KL, XF_JS } xf_divergence; /* as in xentfast/_divergence.py */
+/* Rows that lie `apart` bytes from each other; a step as in xf_rows. */
+typedef struct {
+    const char *first;
+    ptrdiff_t apart, step;
+    xf_type type;
+} xf_band;
+
+#define XF_BAND 32                 /* the most rows of a band */
+#define XF_DIVERGENCE_BYTES 163840 /* what a band is worked on in */
+
+/* The first three as in xentfast/_divergence.py; the sum of a row, nan where it is not in [0, 1]. */
+typedef enum { XF_ENTROPY, XF_KL, XF_JS, XF_MASS } xf_divergence;
 
 typedef enum { XF_ENTR, XF_REL_ENTR, XF_KL_DIV, XF_XLOGY } xf_term; /* as in dropin/scipy.py */
 
@@ -149,11 +160,9 @@ typedef struct {
                              const xf_pairs *pairs, const xf_out *out);
     /* The sum of the block's losses; *valid becomes false where a label is outside [0, 1]. */
     double (*binary)(const xf_binary *b, bool *valid);
-    /* Entropy or divergence of row i; q is NULL for the entropy. */
-    double (*divergence)(xf_divergence kind, const xf_rows *p, const xf_rows *q, int i,
-                         ptrdiff_t classes, bool normalize);
-    /* The sum of row i; *valid becomes false where an element is outside [0, 1]. */
-    double (*mass)(const xf_rows *p, int i, ptrdiff_t classes, bool *valid);
+    /* Each row's entropy, divergence or mass; q is NULL where there is one distribution. */
+    void (*divergence)(xf_divergence kind, bool normalize, const xf_band *p, const xf_band *q,
+                       int rows, ptrdiff_t classes, double *value, void *scratch);
     /* A term of n pairs; of entr y is not looked at, but must be there. */
     void (*terms)(xf_term term, const void *x, const void *y, ptrdiff_t n, void *to);
     /* n elements of XF_F16 or XF_BF16 to the compute type, which is float, and back. */

@@ -61,6 +61,10 @@ DEFINE2(vec, div, vec, vec, F)
 #define F(i) r_fma(a.r[i], b.r[i], c.r[i])
 DEFINE3(vec, fma, vec, vec, vec, F)
 #undef F
+/* a * b - c, exact where c is a * b rounded. */
+#define F(i) r_lost(a.r[i], b.r[i], c.r[i])
+DEFINE3(vec, lost, vec, vec, vec, F)
+#undef F
 /* a > b ? a : b, so b where either is nan. */
 #define F(i) r_max(a.r[i], b.r[i])
 DEFINE2(vec, max, vec, vec, F)

@@ -52,6 +52,8 @@ INLINE reg r_mul(reg a, reg b) { return P(mul)(a, b); }
 INLINE reg r_div(reg a, reg b) { return P(div)(a, b); }
 INLINE reg r_fma(reg a, reg b, reg c) { return P(fmadd)(a, b, c); }
 INLINE reg r_min(reg a, reg b) { return P(min)(a, b); }
+/* a * b - ab, exact where ab is a * b rounded. */
+INLINE reg r_lost(reg a, reg b, reg ab) { return P(fmsub)(a, b, ab); }
 INLINE reg r_max(reg a, reg b) { return P(max)(a, b); }
 
 INLINE msk r_lt(reg a, reg b) { return P(cmp)(a, b, _CMP_LT_OQ); }

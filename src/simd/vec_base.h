@@ -50,6 +50,12 @@ INLINE reg r_mul(reg a, reg b) { return P(mul)(a, b); }
 INLINE reg r_div(reg a, reg b) { return P(div)(a, b); }
 INLINE reg r_fma(reg a, reg b, reg c) { return P(add)(P(mul)(a, b), c); }
 INLINE reg r_min(reg a, reg b) { return P(min)(a, b); }
+/* a * b - ab, exact where ab is a * b rounded: the products of the factors' halves are (Dekker). */
+INLINE reg r_half(reg a)
+{
+    reg c = r_mul(a, r_set1((real)(1 << (MANTISSA_BITS / 2 + 1)) + 1));
+    return r_sub(c, r_sub(c, a));
+}
 INLINE reg r_max(reg a, reg b) { return P(max)(a, b); }
 
 INLINE msk r_lt(reg a, reg b) { return P(cmplt)(a, b); }
@@ -61,6 +67,14 @@ INLINE msk m_and(msk a, msk b) { return P(and)(a, b); }
 INLINE reg r_keep(msk m, reg a) { return P(and)(m, a); }
 INLINE reg r_drop(msk m, reg a) { return P(andnot)(m, a); }
 INLINE reg r_select(msk m, reg a, reg b) { return P(or)(r_keep(m, a), r_drop(m, b)); }
+INLINE reg r_lost(reg a, reg b, reg ab)
+{
+    reg a1 = r_half(a), b1 = r_half(b), a2 = r_sub(a, a1), b2 = r_sub(b, b1);
+    reg rest = r_sub(ab, r_mul(a1, b1));
+    rest = r_sub(r_sub(rest, r_mul(a1, b2)), r_mul(a2, b1));
+    rest = r_sub(r_mul(a2, b2), rest);
+    return r_keep(r_eq(r_sub(rest, rest), r_set1(0)), rest); /* 0 where a is too large for r_half */
+}
 
 INLINE reg r_iadd(reg a, reg b) { return TO_REAL(I(add)(TO_INT(a), TO_INT(b))); }
 INLINE reg r_count(reg a, msk m) { return TO_REAL(I(sub)(TO_INT(a), TO_INT(m))); }

@@ -49,6 +49,8 @@ INLINE reg r_sub(reg a, reg b) { return P(vsubq)(a, b); }
 INLINE reg r_mul(reg a, reg b) { return P(vmulq)(a, b); }
 INLINE reg r_div(reg a, reg b) { return P(vdivq)(a, b); }
 INLINE reg r_fma(reg a, reg b, reg c) { return P(vfmaq)(c, a, b); }
+/* a * b - ab, exact where ab is a * b rounded. */
+INLINE reg r_lost(reg a, reg b, reg ab) { return r_fma(a, b, P(vnegq)(ab)); }
 /* As on x86, b where either is nan. */
 INLINE reg r_max(reg a, reg b) { return P(vbslq)(P(vcgtq)(a, b), a, b); }
 INLINE reg r_min(reg a, reg b) { return P(vbslq)(P(vcltq)(a, b), a, b); }

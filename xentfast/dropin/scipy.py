@@ -129,7 +129,6 @@ def jensenshannon(
             result = np.zeros(x.shape[:-1], dtype)
         else:
             result = np.asarray(xentfast.js_divergence(x, y, normalize=normalize))
-            np.maximum(result, 0, out=result)
         again = np.isnan(result)
         if again.any():  # negative numbers make it inf
             x, y = (a[again].astype(np.float64) for a in (x, y))
