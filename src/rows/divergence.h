@@ -389,7 +389,7 @@ typedef struct {
 } band;
 _Static_assert(sizeof(band) <= XF_DIVERGENCE_BYTES, "a band fits its scratch");
 
-static void read_band(const xf_band *x, int rows, ptrdiff_t j0, ptrdiff_t n, crossed *block,
+static void fetch_band(const xf_band *x, int rows, ptrdiff_t j0, ptrdiff_t n, crossed *block,
                       const real **p)
 {
     bool across = crosswise(x, rows);
@@ -410,9 +410,9 @@ static void divergence_band(xf_divergence kind, bool normalize, const xf_band *p
     for (int left = rows; left > 0;) {
         for (ptrdiff_t j0 = 0; j0 < classes; j0 += BLOCK) {
             ptrdiff_t n = block_length(classes, j0);
-            read_band(p, rows, j0, n, b->block[0], at[0]);
+            fetch_band(p, rows, j0, n, b->block[0], at[0]);
             if (q)
-                read_band(q, rows, j0, n, b->block[1], at[1]);
+                fetch_band(q, rows, j0, n, b->block[1], at[1]);
             for (int i = 0; i < rows; i++)
                 if (b->row[i].pass != DONE)
                     take_block(&b->row[i], at[0][i], at[1][i], n);
