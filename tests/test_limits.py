@@ -147,16 +147,11 @@ def test_without_threadpoolctl() -> None:
         assert run(script) == "1"
 
 
-def _number(_: int) -> int:
-    import xentfast
-
-    return xentfast.get_num_threads()
-
-
 def test_processes_of_joblib_share_the_machine() -> None:
     """Its workers are told by OMP_NUM_THREADS, or by the limit that is asked for."""
     with joblib.parallel_config("loky", inner_max_num_threads=3):
-        assert joblib.Parallel(2)(joblib.delayed(_number)(i) for i in range(2)) == [3, 3]
+        number = joblib.delayed(xentfast.get_num_threads)
+        assert joblib.Parallel(2)(number() for _ in range(2)) == [3, 3]
 
 
 def test_threads_of_joblib() -> None:
