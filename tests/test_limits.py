@@ -147,8 +147,9 @@ def test_without_threadpoolctl() -> None:
         assert run(script) == "1"
 
 
-def test_processes_of_joblib_share_the_machine() -> None:
+def test_processes_of_joblib_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its workers are told by OMP_NUM_THREADS, or by the limit that is asked for."""
+    monkeypatch.delenv("XENTFAST_NUM_THREADS", raising=False)
     with joblib.parallel_config("loky", inner_max_num_threads=3):
         number = joblib.delayed(xentfast.get_num_threads)
         assert joblib.Parallel(2)(number() for _ in range(2)) == [3, 3]
