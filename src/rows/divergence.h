@@ -390,7 +390,7 @@ typedef struct {
 _Static_assert(sizeof(band) <= XF_DIVERGENCE_BYTES, "a band fits its scratch");
 
 static void fetch_band(const xf_band *x, int rows, ptrdiff_t j0, ptrdiff_t n, crossed *block,
-                      const real **p)
+                       const real **p)
 {
     bool across = crosswise(x, rows);
     if (across)
