@@ -294,8 +294,10 @@ static inline void row_statistics(const xf_rows *rows, const xf_target *t, xf_pa
             soon->s = survey_of(soon->x, classes);
         }
         if (!done) {
-            const ptrdiff_t ahead = j0 + SEGMENT < classes ? n * (ptrdiff_t)sizeof(real)
-                                                           : rows->row[following] - rows->row[i];
+            /* the row behind this one, which of short rows has been looked at already */
+            const ptrdiff_t apart =
+                (rows->row[following] - rows->row[i]) * (classes > SHORT_ROW ? 1 : 2);
+            const ptrdiff_t ahead = j0 + SEGMENT < classes ? n * (ptrdiff_t)sizeof(real) : apart;
             a.general = is_general(finite_maximum(a.maximum), s.all.least);
             add_segment(x, n, s.top, &f, keep ? keep + j0 : NULL, ahead, &a);
         }
