@@ -63,13 +63,9 @@ static inline void finish(const xf_target *t, xf_panel *p)
         dot = v_fma(v_mul(zeta, lse), lse, dot);
         pull = v_mul(v_add(zeta, zeta), lse);
     }
-    const vec loss = v_drop(v_lt(v_load(weight), v_zero()), v_fma(mass, log, dot));
-    v_store(value, loss);
+    v_store(value, v_drop(v_lt(v_load(weight), v_zero()), v_fma(mass, log, dot)));
     for (int i = 0; i < LANES; i++)
-        p->loss[i] = value[i] * p->weight[i] + 0.0; /* an ignored row's -0 becomes 0 */
-    if (!v_all(v_le(v_max(loss, v_neg(loss)), v_set1(REAL_MAX)))) /* times 0 it would be nan */
-        for (int i = 0; i < LANES; i++)
-            p->loss[i] = p->weight[i] == 0 ? 0 : p->loss[i];
+        p->loss[i] = value[i] * p->weight[i] + 0.0; /* the -0 of a row that is left out becomes 0 */
     const vec s = v_load(state(p, SUM)), taken = v_load(share);
     if (p->wants_gradient) {
         const vec inverse = v_div(v_load(scaled), v_add(v_set1(1), s));
