@@ -368,20 +368,53 @@ MUTANTS = (
         "the last class of a part is not written",
     ),
     # --- divergences ------------------------------------------------------------------------------
-    Mutant(DIVERGENCE, "(count - 1) * most", "count * most", "the largest probability twice"),
     Mutant(
         DIVERGENCE,
-        "if (sum > REAL_MAX * (real)0x1p-30)",
-        "if (sum > INFINITY)",
+        "(row->count - 1) * row->held",
+        "row->count * row->held",
+        "the largest probability twice",
+    ),
+    Mutant(
+        DIVERGENCE,
+        "    if (!(sum < INFINITY && sum > -INFINITY))\n        return (real)0x1p-40;\n",
+        "",
         "a sum that REAL cannot hold",
         "special",
     ),
     Mutant(
         DIVERGENCE,
-        "v_and(v_le(zero, x), v_le(x, one))",
-        "v_le(x, one)",
+        "v_and(v_le(zero, x), v_le(x, top))",
+        "v_le(x, top)",
         "a negative number in a distribution",
         "special",
+    ),
+    Mutant(
+        DIVERGENCE,
+        "row->valid && within(p, n, INFINITY) && (!q || within(q, n, INFINITY))",
+        "row->valid && within(p, n, INFINITY)",
+        "a negative number in the second distribution",
+        "divergences",
+    ),
+    Mutant(
+        DIVERGENCE,
+        "rest[c] = v_add(rest[c], lost);",
+        "rest[c] = rest[c];",
+        "sums with rounding",
+        "divergences",
+    ),
+    Mutant(
+        DIVERGENCE,
+        "v_fma(q, v_set1(row->ratio[1]), v_lost(q, ratio, y))",
+        "v_lost(q, ratio, y)",
+        "the ratio of the sums in one part",
+        "divergences",
+    ),
+    Mutant(
+        DIVERGENCE,
+        "r_store(to[i + c] + j, m[c]);",
+        "r_store(to[i + c] + j, m[0]);",
+        "one row of a band is another",
+        "divergences",
     ),
     # --- probabilities ----------------------------------------------------------------------------
     Mutant(

@@ -38,7 +38,7 @@ def entropy(
     -------
     scalar or ndarray
         Of the dtype of `p`, float32 for 16 bits, and its shape without `axis`; nan where a row
-        holds a negative number.
+        holds a negative number, before it is divided.
 
     Raises
     ------
@@ -85,7 +85,8 @@ def kl_divergence(
     Returns
     -------
     scalar or ndarray
-        Of the common dtype, float32 for 16 bits, and the common shape without `axis`.
+        Of the common dtype, float32 for 16 bits, and the common shape without `axis`; nan where
+        a row of probabilities holds a negative number.
 
     Raises
     ------
@@ -127,7 +128,8 @@ def js_divergence(
     Returns
     -------
     scalar or ndarray
-        Of the common dtype, float32 for 16 bits, and the common shape without `axis`.
+        Of the common dtype, float32 for 16 bits, and the common shape without `axis`; nan where
+        a row of probabilities holds a negative number.
 
     Raises
     ------

@@ -409,10 +409,9 @@ def binary_cross_entropy_grad(
 
 
 def _distribution(p: Array, normalize: bool) -> Array:
-    """Divide by the sum if asked for; nan where an entry is negative."""
-    if normalize:
-        p = p / p.sum(axis=-1, keepdims=True)
-    return np.where(p < 0, np.nan, p)
+    """Divide by the sum if asked for; nan where an entry is negative, 0 where it is -0."""
+    p = np.where(p < 0, np.nan, p + 0.0)
+    return p / p.sum(axis=-1, keepdims=True) if normalize else p
 
 
 def _in_base(nats: Array, base: float | None) -> Value:
@@ -485,7 +484,7 @@ def _kl_terms(p: Array, q: Array, apart: Array) -> Array:
     s = f / (2 + f)
     series = sum(s ** (2 * k + 1) / (2 * k + 1) for k in range(1, 20))
     terms = np.where(np.abs(f) < 0.4, p * (f * s - 2 * series), apart + p * np.log(p / q))
-    return np.where((p < 0) | (q < 0), np.nan, np.where(p == 0, q, terms))
+    return np.where(p == 0, q, terms)
 
 
 def _js_terms(p: Array, q: Array, apart: Array) -> Array:
@@ -496,12 +495,13 @@ def _js_terms(p: Array, q: Array, apart: Array) -> Array:
     series = sum(u ** (2 * k) / (k * (2 * k - 1)) for k in range(1, 24))
     far = (2 - w) * np.log(2 - w) + _product(w, np.log(w))
     terms = m / 2 * np.where(u < 0.4, series, far)
-    return np.where((p < 0) | (q < 0) | np.isinf(m), np.nan, terms)
+    return np.where(np.isinf(m), np.nan, terms)
 
 
 def _pair(p: ArrayLike, q: ArrayLike, axis: int) -> tuple[Array, Array]:
     p, q = np.broadcast_arrays(_floating(p), _floating(q))
-    return np.moveaxis(p, axis, -1), np.moveaxis(q, axis, -1)
+    p, q = (_distribution(np.moveaxis(a, axis, -1), False) for a in (p, q))
+    return p, q
 
 
 def _js(p: Array, q: Array) -> Array:
@@ -510,11 +510,10 @@ def _js(p: Array, q: Array) -> Array:
 
 
 def _divided(p: Array) -> Array:
-    """Bring a row's sum near 1 by a power of two, or by -1, so that products stay in range."""
-    most = np.abs(p).max(axis=-1, keepdims=True)
+    """Bring a row's sum near 1 by a power of two, so that products stay in range."""
+    most = p.max(axis=-1, keepdims=True)
     exponent = np.where(np.isfinite(most), np.frexp(most)[1], 0)
-    rows = np.ldexp(p, -exponent)
-    return np.where(rows.sum(axis=-1, keepdims=True) < 0, -rows, rows)
+    return np.ldexp(p, -exponent)
 
 
 @_quiet
@@ -536,7 +535,7 @@ def kl_divergence(
         return _in_base(_kl(*_softmaxes(p, q, axis, temperature)), base)
     p, q = _pair(p, q, axis)
     if not normalize:
-        return _in_base(_kl(_distribution(p, False), _distribution(q, False)), base)
+        return _in_base(_kl(p, q), base)
     p, y, apart = _to_scale(_divided(p), _divided(q))
     return _in_base(_kl_terms(p, y, apart).sum(axis=-1) / p.sum(axis=-1), base)
 

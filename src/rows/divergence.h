@@ -6,7 +6,8 @@
      Jensen-Shannon  sum (p log(p / m) + q log(q / m)) / 2,  m = (p + q) / 2
 
    The largest p_j has log(P / p_j) = log1p((P - p_j) / p_j) from the sum of the others, so that the
-   small entropy of a confident row keeps its digits. A term with p = 0 is 0, a negative one nan.
+   small entropy of a confident row keeps its digits. A term with p = 0 is 0. A negative number
+   makes its row nan, also where all are negative, whose quotients by their sum are not.
 
    The sums of p and y are equal, so that adding sum (y - p) to KL changes nothing, and makes every
    term positive and of second order; so is every term of Jensen-Shannon. Therefore both keep their
@@ -210,13 +211,14 @@ static const real *lifted(const real *p, ptrdiff_t n, real lift, real *buffer)
     return buffer;
 }
 
-static bool in_unit(const real *p, ptrdiff_t n)
+/* Are all in [0, most]? */
+static bool within(const real *p, ptrdiff_t n, real most)
 {
-    const vec zero = v_zero(), one = v_set1(1);
+    const vec zero = v_zero(), top = v_set1(most);
     mask good = v_le(zero, zero);
     for (ptrdiff_t j = 0; j < n; j += LANES) {
         vec x = load_to(p + j, n - j, zero);
-        good = v_and(good, v_and(v_le(zero, x), v_le(x, one)));
+        good = v_and(good, v_and(v_le(zero, x), v_le(x, top)));
     }
     return v_all(good);
 }
@@ -246,6 +248,8 @@ static void begin_row(row_of_terms *row, xf_divergence kind, bool normalize)
 static void take_block(row_of_terms *row, const real *p, const real *q, ptrdiff_t n)
 {
     real block[2][BLOCK], most;
+    if (row->pass == MOST || row->pass == SUMS) /* before a lift makes 0 of what is negative */
+        row->valid = row->valid && within(p, n, INFINITY) && (!q || within(q, n, INFINITY));
     p = lifted(p, n, row->lift[0], block[0]);
     q = q ? lifted(q, n, row->lift[1], block[1]) : p;
     switch (row->pass) {
@@ -270,7 +274,7 @@ static void take_block(row_of_terms *row, const real *p, const real *q, ptrdiff_
             row->total += sum_js(p, q, n, row);
         else {
             row->total += sum_block(p, p, n, row);
-            row->valid = row->valid && in_unit(p, n);
+            row->valid = row->valid && within(p, n, 1);
         }
     }
 }
@@ -286,9 +290,7 @@ static void end_others(row_of_terms *row)
     row->others += (row->count - 1) * row->held;
     row->weight = row->others + row->held;
     real lift = lift_for(row->weight);
-    if (row->weight < 0 && row->held > 0) { /* the one held out is negative then */
-        end_row(row, NAN);
-    } else if (row->lift[0] == 1 && lift != 1) {
+    if (row->lift[0] == 1 && lift != 1) {
         row->lift[0] = lift;
         begin_pass(row, MOST);
     } else {
@@ -307,8 +309,6 @@ static void end_sums(row_of_terms *row)
     for (int i = 0; i < 2; i++) {
         sum[i] = exact_sum(row->sum[i], &low[i]);
         real lift = lift_for(sum[i]);
-        if (lift == 1 && sum[i] < 0) /* signs go, where all are negative */
-            lift = -1;
         if (row->lift[i] == 1 && lift != 1) {
             row->lift[i] = lift;
             again = true;

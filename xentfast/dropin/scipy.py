@@ -92,7 +92,7 @@ def entropy(
 
 
 def _by_definition(p: Array, q: Array | None = None) -> Array:
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         p = p / p.sum(axis=-1, keepdims=True)
         if q is None:
             terms = np.where(p < 0, -np.inf, np.where(p == 0, 0, -p * np.log(p)))
