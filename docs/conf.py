@@ -79,7 +79,7 @@ html_theme_options = {
 
 # The first pattern that is found in a name says where the function is listed.
 GROUPS = {
-    "Cross-entropy": "cross_entropy|focal",
+    "Cross-entropy": "cross_entropy|focal|shard",
     "Entropy and divergences": "entropy|divergence|is_distribution",
     "Softmax": "softmax|logsumexp",
     "Evaluation": "[Ee]valuat|[Cc]ompar",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 
 from cases import FUSED_ISAS, REDUCTIONS, Array, Case, Inputs
 
@@ -46,6 +48,11 @@ def outputs(
         else:
             found[f"value with gradient, {r}"], found[f"gradient with value, {r}"] = result
     return found
+
+
+def refused(error: type[Exception], message: str) -> Any:
+    """Expect this exception with this message, all of it."""
+    return pytest.raises(error, match=f"^{re.escape(message)}$")
 
 
 def _bits(array: Array) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from scipy import sparse
 
 import xentfast
 from cases import DIVERGENCES, DTYPES, Array
+from compare import refused
 from xentfast import _checks, _kernels
 
 CROSS_ENTROPIES = (
@@ -36,11 +36,6 @@ P = np.full((4, 3), 0.25)
 LABELS = np.array([0, 2, 1, 0])
 BINARY = np.array([[0, 1, 0]] * 4)
 MEANWHILE = "{} that were changed meanwhile"
-
-
-def refused(error: type[Exception], message: str) -> Any:
-    """Expect this exception with this message, all of it."""
-    return pytest.raises(error, match=f"^{re.escape(message)}$")
 
 
 def refuse_cross_entropy(

@@ -4,8 +4,9 @@ The losses, each with `_grad` and `_value_and_grad`: `cross_entropy` (class indi
 distributions) and `binary_cross_entropy`; and `linear_cross_entropy`, with `_value_and_grad`, of
 the logits that a linear layer would make. Beside them `entropy`, `kl_divergence`, `js_divergence`,
 `is_distribution`, `logsumexp`, `softmax` and `log_softmax`; `evaluate`, everything that is reported
-of a model in one pass, and `compare`, how two models differ. `xentfast.reference` has the same
-functions in plain NumPy.
+of a model in one pass, and `compare`, how two models differ. For classes that are spread over
+workers `shard_statistics`, `merge_shards`, `shard_loss` and `shard_grad`. `xentfast.reference` has
+the same functions in plain NumPy.
 """
 
 from contextlib import suppress
@@ -39,6 +40,7 @@ from xentfast._distillation import js_divergence_value_and_grad, kl_divergence_v
 from xentfast._divergence import entropy, is_distribution, js_divergence, kl_divergence
 from xentfast._evaluate import Evaluation, evaluate
 from xentfast._linear import linear_cross_entropy, linear_cross_entropy_value_and_grad
+from xentfast._shards import merge_shards, shard_grad, shard_loss, shard_statistics
 from xentfast._softmax import log_softmax, logsumexp, softmax
 
 __all__ = [
@@ -63,9 +65,13 @@ __all__ = [
     "linear_cross_entropy_value_and_grad",
     "log_softmax",
     "logsumexp",
+    "merge_shards",
     "num_threads",
     "reference",
     "set_num_threads",
+    "shard_grad",
+    "shard_loss",
+    "shard_statistics",
     "show_config",
     "softmax",
 ]

@@ -291,7 +291,8 @@ def fail_label(y: Array, classes: int, ignore_index: int | None) -> None:
     if ignore_index is not None:
         bad &= y != ignore_index
     got, where = _first("labels", y, bad, " at row ")
-    raise ValueError(f"labels must be in [0, {classes}), got {got}{where}")
+    rule = f"in [0, {classes})" if classes < 2**63 else ">= 0"
+    raise ValueError(f"labels must be {rule}, got {got}{where}")
 
 
 def fail_binary_label(t: Array) -> None:

@@ -10,6 +10,7 @@ compare: Any
 logit_divergence: Any
 is_distribution: Any
 softmax: Any
+shard: Any
 half_loss: Any
 terms: Any
 elementwise: Any

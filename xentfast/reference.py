@@ -39,6 +39,10 @@ __all__ = [
     "linear_cross_entropy_value_and_grad",
     "log_softmax",
     "logsumexp",
+    "merge_shards",
+    "shard_grad",
+    "shard_loss",
+    "shard_statistics",
     "softmax",
 ]
 
@@ -318,6 +322,107 @@ def linear_cross_entropy(
         reduction=reduction,
     )  # fmt: skip
     return value
+
+
+# --- cross-entropy of classes spread over workers -------------------------------------------------
+
+
+def _place(labels: Array, first_class: int, classes: int) -> Array:
+    """Return True where a class of a shard is the label: (..., classes)."""
+    here: Array = labels[..., np.newaxis] == first_class + np.arange(classes)
+    return here
+
+
+def _ignored(merged: Array) -> Array:
+    ignored: Array = (merged[0] == -np.inf) & (merged[2] == np.inf)
+    return ignored
+
+
+@_quiet
+def shard_statistics(
+    logits_part: ArrayLike,
+    labels: ArrayLike,
+    first_class: int,
+    *,
+    classes: int | None = None,
+    axis: int = -1,
+    ignore_index: int | None = None,
+) -> Array:
+    """Return m, s' and the label's logit of each row of a shard of the classes, (3, ...).
+
+    The logit is -inf where the label is elsewhere; an ignored row is -inf, 0, inf.
+    """
+    x, y = np.moveaxis(_floating(logits_part), axis, -1), np.asarray(labels)
+    m = x.max(axis=-1)
+    rest = np.where((x == -np.inf).all(axis=-1), 0, _statistics(x).rest[..., 0])
+    label = np.where(_place(y, first_class, x.shape[-1]), x, -np.inf).max(axis=-1)
+    numbers = np.stack([m, rest, label])
+    numbers[:, y == ignore_index] = [[-np.inf], [0], [np.inf]]
+    return numbers
+
+
+@_quiet
+def merge_shards(parts: Iterable[ArrayLike]) -> Array:
+    """Return the numbers of whole rows: s' + sum (1 + s'_i) exp(m_i - M), s' of where M is."""
+    numbers = np.stack([_floating(part) for part in parts])
+    m, rest, label = numbers.swapaxes(0, 1)
+    largest = m.max(axis=0)
+    first = np.arange(len(m)).reshape(-1, *(1,) * (m.ndim - 1)) == m.argmax(axis=0)
+    mass = (1 + rest) * np.exp(np.where(m == largest, 0, m - largest))
+    total = np.where(first, rest, mass).sum(axis=0)
+    nothing = (largest == -np.inf) & ~np.isnan(total)
+    return np.stack([largest, np.where(nothing, 0, total), label.max(axis=0)])
+
+
+def _shard_weights(sample_weight: ArrayLike | None, merged: Array) -> Array:
+    a = np.asarray(1 if sample_weight is None else sample_weight, merged.dtype)
+    return np.where(_ignored(merged), 0, np.broadcast_to(a, merged.shape[1:]))
+
+
+@_quiet
+def shard_loss(
+    merged: ArrayLike,
+    *,
+    sample_weight: ArrayLike | None = None,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+) -> Value:
+    """Return log1p(s') + M - x_label, plus z lse^2."""
+    numbers = _floating(merged)
+    weight = _shard_weights(sample_weight, numbers)
+    m, rest, label = numbers
+    log = np.where(np.isfinite(m), np.log1p(rest), np.nan)
+    losses = log + (m - label) + _product(np.asarray(z_loss), (m + log) ** 2)
+    losses = np.where(weight == 0, 0, weight * losses)
+    return _reduce(losses, losses, weight, reduction)[0]
+
+
+@_quiet
+def shard_grad(
+    logits_part: ArrayLike,
+    labels: ArrayLike,
+    first_class: int,
+    merged: ArrayLike,
+    *,
+    axis: int = -1,
+    sample_weight: ArrayLike | None = None,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    out: Array | None = None,
+) -> Array:
+    """Return the gradient of `shard_loss` with respect to the logits of a shard."""
+    x = np.moveaxis(_floating(logits_part), axis, -1)
+    numbers = _floating(merged)
+    weight = _shard_weights(sample_weight, numbers)
+    t = _place(np.asarray(labels), first_class, x.shape[-1])
+    m, rest, _ = (part[..., np.newaxis] for part in numbers)
+    e = np.exp(np.where(np.isfinite(m), x - m, np.nan))
+    pull = 2 * z_loss * (m + np.log1p(rest))
+    gradient = weight[..., np.newaxis] * ((e - t) - t * rest + pull * e) / (1 + rest)
+    gradient = np.where((weight == 0)[..., np.newaxis], 0, gradient)
+    _, gradient = _reduce(weight, gradient, weight, reduction)
+    result: Array = _fill(out, np.moveaxis(gradient, -1, axis))
+    return result
 
 
 # --- binary cross-entropy -------------------------------------------------------------------------

@@ -100,6 +100,12 @@ cdef extern from "rows/rows.h" nogil:
         double change[XF_PANEL]
         double log_ratio[XF_PANEL]
         xf_bool same[XF_PANEL]
+    ctypedef struct xf_shard:
+        double maximum[XF_PANEL]
+        double rest[XF_PANEL]
+        double label[XF_PANEL]
+        double scale[XF_PANEL]
+        double own[XF_PANEL]
     enum: XF_BAND, XF_DIVERGENCE_BYTES
     ctypedef struct xf_band:
         const char *first
@@ -117,6 +123,9 @@ cdef extern from "rows/rows.h" nogil:
                                  const xf_out *) noexcept nogil
         void (*logsumexp)(const xf_rows *, xf_panel *, const xf_out *) noexcept nogil
         void (*softmax)(const xf_rows *, xf_panel *, const xf_out *, xf_bool) noexcept nogil
+        void (*shard_statistics)(const xf_rows *, xf_panel *, xf_shard *) noexcept nogil
+        void (*shard_gradient)(const xf_rows *, xf_panel *, const xf_shard *,
+                               const xf_out *) noexcept nogil
         void (*log_loss)(const xf_rows *, const xf_target *, xf_panel *) noexcept nogil
         void (*log_loss_gradient)(const xf_rows *, const xf_target *, xf_panel *,
                                   const xf_out *) noexcept nogil
@@ -192,6 +201,7 @@ include "config.pxi"
 include "layout.pxi"
 include "cross_entropy.pxi"
 include "softmax.pxi"
+include "shards.pxi"
 include "binary.pxi"
 include "divergence.pxi"
 include "elementwise.pxi"

@@ -78,7 +78,7 @@ def compiler():
 
 
 def elementwise(int which, const real[::1] x, real[::1] y):
-    """Write exp (which = 0), log (1), log1p (2) or log1p on [0, 1] (3) of x to y, for the tests."""
+    """Write exp (which = 0), log (1), log1p (2) or log1p on [0, 1] (3) of x to y."""
     cdef const xf_kernels *k = xf_isa_kernels(XF_F32 if real is float else XF_F64)
     if x.shape[0]:
         k.elementwise(which, &x[0], &y[0], x.shape[0])

@@ -31,6 +31,7 @@ typedef double real;
 #include "rows/blocks.h"
 #include "rows/statistics.h"
 #include "rows/softmax.h"
+#include "rows/shards.h"
 #include "rows/log_loss.h"
 #include "rows/sigmoid.h"
 #include "rows/elementwise.h"
@@ -60,6 +61,8 @@ const xf_kernels JOIN(XF_ISA, XF_BITS) = {
     .softmax_gradient = softmax_gradient,
     .logsumexp = logsumexp,
     .softmax = softmax,
+    .shard_statistics = shard_statistics,
+    .shard_gradient = shard_gradient,
     .log_loss = log_loss,
     .log_loss_gradient = log_loss_gradient,
     .evaluate = evaluate,

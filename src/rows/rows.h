@@ -106,6 +106,13 @@ typedef struct {
     double maximum[2][XF_PANEL], inverse[2][XF_PANEL], shift[XF_PANEL], offset[XF_PANEL];
 } xf_pairs;
 
+/* Of a panel's rows that are spread over shards: shards.h. */
+typedef struct {
+    double maximum[XF_PANEL];
+    double rest[XF_PANEL], label[XF_PANEL]; /* s' of the classes here; -inf: the label is not */
+    double scale[XF_PANEL], own[XF_PANEL];
+} xf_shard;
+
 /* Rows that lie `apart` bytes from each other; a step as in xf_rows. */
 typedef struct {
     const char *first;
@@ -146,7 +153,11 @@ typedef struct {
     /* log-sum-exp of each row into p->lse, and the rows of softmax or its logarithm. */
     void (*logsumexp)(const xf_rows *x, xf_panel *p, const xf_out *out);
     void (*softmax)(const xf_rows *x, xf_panel *p, const xf_out *out, bool logarithm);
-    /* The same losses from probabilities. */
+    /* Of rows with p->label, or -1 where that is in another shard: maximum, rest and label; and from
+       maximum (-inf: a row that counts nothing), scale and own the gradient. out may be x. */
+    void (*shard_statistics)(const xf_rows *x, xf_panel *p, xf_shard *s);
+    void (*shard_gradient)(const xf_rows *x, xf_panel *p, const xf_shard *s, const xf_out *out);
+    /* Losses of index or dense labels from probabilities. */
     void (*log_loss)(const xf_rows *x, const xf_target *t, xf_panel *p);
     void (*log_loss_gradient)(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out);
     /* The scores of a panel's rows, from logits or from probabilities (which have no lse). */
@@ -170,7 +181,7 @@ typedef struct {
     void (*narrow)(const void *from, ptrdiff_t n, void *to, xf_type type);
     /* Bytes to a place past the caches. */
     void (*stream)(char *to, const char *from, ptrdiff_t n);
-    /* For the tests: exp, log, log1p and log1p on [0, 1] of n elements. */
+    /* exp, log, log1p and log1p on [0, 1] of n elements. */
     void (*elementwise)(int which, const void *x, void *y, ptrdiff_t n);
 } xf_kernels;
 
