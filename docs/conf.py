@@ -53,7 +53,7 @@ nb_merge_streams = True
 nb_render_markdown_format = "myst"
 
 autodoc_typehints = "none"  # the docstrings say more
-autodoc_mock_imports = [] if find_spec("torch") else ["torch"]
+autodoc_mock_imports = [name for name in ("dask", "torch") if not find_spec(name)]
 autodoc_inherit_docstrings = False
 autosummary_ignore_module_all = False
 numpydoc_show_class_members = False
@@ -106,7 +106,7 @@ def write_reference(app: Sphinx, config: Any) -> None:
     (folder / "functions.rst").write_text("\n\n".join(lines) + "\n")
 
     dropins = sorted(path.stem for path in (HERE.parent / "xentfast" / "dropin").glob("[a-z]*.py"))
-    for dotted in ("reference", *(f"dropin.{name}" for name in dropins)):
+    for dotted in ("reference", "dask", *(f"dropin.{name}" for name in dropins)):
         module = f"xentfast.{dotted}"
         lines = [
             heading(module, "="),
