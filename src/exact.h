@@ -53,52 +53,39 @@ static inline void xf_exact_add(xf_exact *a, double value)
         xf_exact_carry(a);
 }
 
-/* Sixteen values at once, of a size that most have: two grids, of 48 bits each from 2^12 down, take
-   the values apart by adding a number that leaves no room for what is finer, and sixteen of a grid
-   have an exact sum. What does not fit is added one by one. A scale moves the grids. */
+/* A sum to which sixteen values are added at a time, as rows/sums.h does. Adding 1.5 times a power of
+   two leaves no room for what is finer, so that the bits of the sum are an integer and those of that
+   number; the integers of each place are added as such, and what was too fine goes to the next grid.
+   A grid has 48 bits, the first from 2^12 down. */
 #define XF_SIXTEEN 16
-static inline void xf_exact_add_sixteen(xf_exact *a, const double *value, double scale)
-{
-    const double coarse = 0x1.8p16 * scale, fine = 0x1.8p-32 * scale, limit = 0x1p12 * scale;
-    double high[XF_SIXTEEN], low[XF_SIXTEEN], misfit[XF_SIXTEEN];
-    for (int i = 0; i < XF_SIXTEEN; i++) {
-        high[i] = (value[i] + coarse) - coarse;
-        const double rest = value[i] - high[i];
-        low[i] = (rest + fine) - fine;
-        misfit[i] = rest == low[i] ? 0 : 1;
-        misfit[i] += value[i] < limit ? 0 : 1;
-        misfit[i] += value[i] > -limit ? 0 : 1;
-    }
-    for (int half = XF_SIXTEEN / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) {
-            high[i] += high[i + half];
-            low[i] += low[i + half];
-            misfit[i] += misfit[i + half];
-        }
-    if (misfit[0] == 0) {
-        xf_exact_add(a, high[0]);
-        xf_exact_add(a, low[0]);
-        return;
-    }
-    for (int i = 0; i < XF_SIXTEEN; i++)
-        xf_exact_add(a, value[i]);
-}
+#define XF_GRIDS 4
+#define XF_GRID_LIMIT 0x1p12
+static const double XF_GRID[XF_GRIDS] = {0x1.8p16, 0x1.8p-32, 0x1.8p-80, 0x1.8p-128};
 
-/* The products x y of sixteen pairs, each as the double nearest to it and what that leaves (Dekker's
-   product): exact unless a factor is beyond 2^900, or a product not 0 below 2^-900. */
-static inline void xf_exact_add_products(xf_exact *a, const double *x, const double *y)
+typedef struct {
+    xf_exact exact;
+    double grid[XF_GRIDS][XF_SIXTEEN]; /* in their bits, integers modulo 2^64 */
+    int64_t count[XF_GRIDS];           /* additions, less than XF_UNCARRIED, to each place */
+} xf_sixteens;
+
+/* Takes the grids into the sum. */
+static inline void xf_sixteens_carry(xf_sixteens *a)
 {
-    double product[XF_SIXTEEN], rest[XF_SIXTEEN];
-    for (int i = 0; i < XF_SIXTEEN; i++) {
-        const double split_x = x[i] * 0x1.0000002p27, split_y = y[i] * 0x1.0000002p27;
-        const double x1 = split_x - (split_x - x[i]), x2 = x[i] - x1;
-        const double y1 = split_y - (split_y - y[i]), y2 = y[i] - y1;
-        product[i] = x[i] * y[i];
-        rest[i] = x2 * y2 - (((product[i] - x1 * y1) - x2 * y1) - x1 * y2);
-        rest[i] = rest[i] - rest[i] == 0 ? rest[i] : 0; /* of a product that is not finite */
+    for (int g = 0; g < XF_GRIDS; g++) {
+        uint64_t bits, sum;
+        const double unit = XF_GRID[g] * 0x1p-52 / 1.5;
+        memcpy(&bits, &XF_GRID[g], sizeof bits);
+        sum = -bits * (uint64_t)(a->count[g] * XF_SIXTEEN);
+        for (int i = 0; i < XF_SIXTEEN; i++) {
+            memcpy(&bits, &a->grid[g][i], sizeof bits);
+            sum += bits;
+        }
+        const int64_t low = (int64_t)(sum & 0xffffffff), high = (int64_t)(sum - (uint64_t)low);
+        xf_exact_add(&a->exact, (double)high * unit);
+        xf_exact_add(&a->exact, (double)low * unit);
     }
-    xf_exact_add_sixteen(a, product, 1);
-    xf_exact_add_sixteen(a, rest, 0x1p-48);
+    memset(a->grid, 0, sizeof a->grid);
+    memset(a->count, 0, sizeof a->count);
 }
 
 static inline void xf_exact_merge(xf_exact *to, xf_exact *from)

@@ -25,7 +25,7 @@ Ties: TypeAlias = Literal["lowest", "highest", "any"]
 _KERNELS = _checks.by_dtype(_kernels.evaluate)
 _TIES = ("lowest", "highest", "any")  # xf_ties of src/rows/rows.h
 _SUMS = (  # the enum of src/loops/evaluate.pxi
-    "loss", "loss_square", "entropy", "brier", "reciprocal_rank", "weight_square", "weight_loss",
+    "loss", "entropy", "brier", "reciprocal_rank", "loss_square", "weight_square", "weight_loss",
 )  # fmt: skip
 _PER_ROW = ("loss", "rank", "entropy", "confidence", "lse", "predicted")
 _MOST_BINS = 1000

@@ -10,7 +10,7 @@ or float64, is `real` here and in the row primitives.
 from libc.math cimport INFINITY
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport (
-    INT64_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
+    int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
 )
 
 ctypedef fused real:
@@ -22,6 +22,19 @@ ctypedef fused storage:
     float
     double
     uint16_t
+
+cdef extern from "exact.h" nogil:
+    enum: XF_EXACT_BYTES
+    ctypedef struct xf_exact:
+        int64_t infinite, negative, nan
+    ctypedef struct xf_sixteens:
+        xf_exact exact
+    void xf_sixteens_carry(xf_sixteens *)
+    void xf_exact_add(xf_exact *, double)
+    void xf_exact_merge(xf_exact *, xf_exact *)
+    void xf_exact_read(xf_exact *, unsigned char *)
+    int xf_place_take(int *, int)
+    void xf_place_give(int *, int)
 
 cdef extern from "rows/rows.h" nogil:
     enum: XF_PANEL, XF_BLOCK_BYTES, XF_HALF_SCRATCH
@@ -76,6 +89,7 @@ cdef extern from "rows/rows.h" nogil:
         double entropy[XF_PANEL]
         double brier[XF_PANEL]
         double confidence[XF_PANEL]
+        double reciprocal[XF_PANEL]
         int64_t rank[XF_PANEL]
         int64_t predicted[XF_PANEL]
     ctypedef struct xf_half:
@@ -130,6 +144,7 @@ cdef extern from "rows/rows.h" nogil:
         void (*log_loss_gradient)(const xf_rows *, const xf_target *, xf_panel *,
                                   const xf_out *) noexcept nogil
         void (*evaluate)(const xf_rows *, xf_panel *, xf_bool, xf_scores *) noexcept nogil
+        void (*add_sixteen)(xf_sixteens *, const double *, const double *) noexcept nogil
         void (*half)(xf_half *) noexcept nogil
         void (*compare)(const xf_rows *, const xf_rows *, xf_panel *, xf_pairs *) noexcept nogil
         void (*compare_gradient)(xf_towards, const xf_rows *, const xf_rows *, xf_panel *,
@@ -160,18 +175,6 @@ cdef extern from "environment.h" nogil:
     ctypedef unsigned int xf_environment
     xf_environment xf_enter()
     void xf_leave(xf_environment)
-
-cdef extern from "exact.h" nogil:
-    enum: XF_EXACT_BYTES
-    ctypedef struct xf_exact:
-        int64_t infinite, negative, nan
-    void xf_exact_add(xf_exact *, double)
-    void xf_exact_add_sixteen(xf_exact *, const double *, double)
-    void xf_exact_add_products(xf_exact *, const double *, const double *)
-    void xf_exact_merge(xf_exact *, xf_exact *)
-    void xf_exact_read(xf_exact *, unsigned char *)
-    int xf_place_take(int *, int)
-    void xf_place_give(int *, int)
 
 cdef extern from "pool.h" nogil:
     ctypedef void xf_task(void *, ptrdiff_t, void *) noexcept nogil

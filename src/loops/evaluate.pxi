@@ -1,8 +1,8 @@
 # Everything that is reported of logits and their index labels, in one pass.
 
 cdef enum:
-    # The sums, before those of bins and hits; the names are those of _evaluate.py.
-    LOSS, LOSS_SQUARE, ENTROPY, BRIER, RECIPROCAL_RANK, WEIGHT_SQUARE, WEIGHT_LOSS, ROW_SUMS
+    # The sums of sixteens; the names are those of _evaluate.py.
+    LOSS, ENTROPY, BRIER, RECIPROCAL_RANK, LOSS_SQUARE, WEIGHT_SQUARE, WEIGHT_LOSS, ROW_SUMS
 
 cdef struct Evaluate:
     const xf_kernels *kernels
@@ -18,62 +18,74 @@ cdef struct Evaluate:
     int bad_label, bad_weight
 
 
-cdef inline void add_panel(Evaluate *job, const xf_panel *p, const xf_scores *s,
-                           const double *weights, xf_exact *sums,
-                           int64_t *numbers) noexcept nogil:
-    """Adds the rows of a panel that have a label.
-
-    sums: ROW_SUMS, confidence of the bins, and if weighted the weights of the hits, of the bins and
-    of what is correct in them; numbers: hits, bins, correct in them, histogram of the losses. A hit
-    is counted at the first k that is above the rank.
-    """
-    cdef double weight[XF_PANEL]
-    cdef double loss[XF_PANEL]
-    cdef double entropy[XF_PANEL]
-    cdef double brier[XF_PANEL]
-    cdef double reciprocal[XF_PANEL]
+cdef inline void add_to_bins(Evaluate *job, const xf_panel *p, const xf_scores *s,
+                             const double *weight, const Part *part) noexcept nogil:
+    cdef bint weighted = job.weights.data != NULL
+    cdef int i, j, hit, bin, rows = p.rows, bins = job.bins, tops = job.tops
+    cdef int64_t rank
     cdef double confidence
-    cdef bint weighted = job.weights.data != NULL, counts, first
-    cdef int i, j, hit, bin, bins = job.bins, tops = job.tops
-    cdef xf_exact *by_bin = sums + ROW_SUMS
-    for i in range(XF_PANEL):
-        counts = p.label[i] >= 0
-        weight[i] = weights[i] if counts else 0
-        loss[i] = weights[i] * s.loss[i] if counts else 0
-        entropy[i] = weights[i] * s.entropy[i] if counts else 0
-        brier[i] = weights[i] * s.brier[i] if counts else 0
-        counts = counts and s.rank[i] < INT64_MAX
-        reciprocal[i] = weights[i] / <double> (s.rank[i] + 1) if counts else 0
-    xf_exact_add_sixteen(&sums[LOSS], loss, 1)
-    xf_exact_add_sixteen(&sums[ENTROPY], entropy, 1)
-    xf_exact_add_sixteen(&sums[BRIER], brier, 1)
-    xf_exact_add_sixteen(&sums[RECIPROCAL_RANK], reciprocal, 1)
-    xf_exact_add_products(&sums[LOSS_SQUARE], loss, loss)
-    if weighted:
-        xf_exact_add_products(&sums[WEIGHT_SQUARE], weight, weight)
-        xf_exact_add_products(&sums[WEIGHT_LOSS], weight, loss)
-    for i in range(p.rows):
+    cdef const int64_t *top = job.top
+    cdef xf_exact *confidences = part.sums
+    cdef xf_exact *by_hit = confidences + bins
+    cdef xf_exact *by_bin = by_hit + tops + 1
+    cdef int64_t *hits = part.numbers
+    cdef int64_t *counts = hits + tops + 1
+    cdef int64_t *losses = counts + 2 * bins
+    for i in range(rows):
         if p.label[i] < 0:
             continue
-        count_in_histogram(numbers + tops + 1 + 2 * bins, s.loss[i])
+        count_in_histogram(losses, s.loss[i])
+        rank = s.rank[i]
         hit = 0
         for j in range(tops):
-            hit += s.rank[i] >= job.top[j]
-        numbers[hit] += 1
+            hit += rank >= top[j]
+        hits[hit] += 1
         if weighted:
-            xf_exact_add(by_bin + bins + hit, weight[i])
+            xf_exact_add(by_hit + hit, weight[i])
         confidence = s.confidence[i]
         if confidence != confidence:
             continue
         bin = <int> (confidence * bins if 0 < confidence < 1 else 0 if confidence < 1 else bins - 1)
-        first = s.rank[i] == 0
-        xf_exact_add(by_bin + bin, weight[i] * confidence)
-        numbers[tops + 1 + bin] += 1
-        numbers[tops + 1 + bins + bin] += first
-        if weighted:
-            xf_exact_add(by_bin + bins + tops + 1 + bin, weight[i])
-            if first:
-                xf_exact_add(by_bin + bins + tops + 1 + bins + bin, weight[i])
+        counts[bin] += 1
+        counts[bins + bin] += rank == 0
+        if not weighted:
+            xf_exact_add(confidences + bin, confidence)
+            continue
+        xf_exact_add(confidences + bin, weight[i] * confidence)
+        xf_exact_add(by_bin + bin, weight[i])
+        if rank == 0:
+            xf_exact_add(by_bin + bins + bin, weight[i])
+
+
+cdef inline void add_panel(Evaluate *job, const xf_panel *p, xf_scores *s, double *weight,
+                           const Part *part) noexcept nogil:
+    """Adds the rows of a panel that have a label, and clears the scores of the others.
+
+    Sums: ROW_SUMS, confidence of the bins, and if weighted the weights of the hits, of the bins and
+    of what is correct in them; numbers: hits, bins, correct in them, histogram of the losses. A hit
+    is counted at the first k that is above the rank.
+    """
+    cdef double *scores[4]
+    cdef int i, k
+    scores[0] = s.loss
+    scores[1] = s.entropy
+    scores[2] = s.brier
+    scores[3] = s.reciprocal
+    for i in range(XF_PANEL):
+        if p.label[i] < 0:
+            weight[i] = 0
+            for k in range(4):
+                scores[k][i] = 0
+    add_to_bins(job, p, s, weight, part)
+    if job.weights.data:
+        for k in range(4):
+            for i in range(XF_PANEL):
+                scores[k][i] *= weight[i]
+        part.add(part.sixteens + WEIGHT_SQUARE, weight, weight)
+        part.add(part.sixteens + WEIGHT_LOSS, weight, s.loss)
+    for k in range(4):
+        part.add(part.sixteens + LOSS + k, scores[k], NULL)
+    part.add(part.sixteens + LOSS_SQUARE, s.loss, s.loss)
 
 
 cdef inline void put_scores(const Evaluate *job, const Strided *out, ptrdiff_t row, int n,
@@ -108,9 +120,7 @@ cdef void evaluate_task(void *context, ptrdiff_t task, void *memory) noexcept no
     cdef const Shape *shape = &job.shape
     cdef const char *place[XF_PANEL]
     cdef double weight[XF_PANEL]
-    cdef int own = xf_place_take(job.sums.taken, job.sums.places)
-    cdef xf_exact *sums = job.sums.sums + own * job.sums.exact
-    cdef int64_t *numbers = job.sums.numbers + own * job.sums.counts
+    cdef Part part = take_part(&job.sums)
     cdef ptrdiff_t row = task * job.task, end = row + job.task, begin = 0, stop
     cdef int i, n
     if end > job.rows:
@@ -147,7 +157,6 @@ cdef void evaluate_task(void *context, ptrdiff_t task, void *memory) noexcept no
         x.step = rows_of_x.step
         find_rows(shape, rows_of_x, row - begin, n, x.row)
         job.kernels.evaluate(&x, p, job.from_logits, &scores)
-        add_panel(job, p, &scores, weight, sums, numbers)
         for i in range(n):
             if p.label[i] < 0:
                 scores.loss[i] = 0
@@ -158,8 +167,9 @@ cdef void evaluate_task(void *context, ptrdiff_t task, void *memory) noexcept no
         put_scores(job, &job.lse, row, n, scores.lse)
         put_indices(job, &job.rank, row, n, scores.rank)
         put_indices(job, &job.predicted, row, n, scores.predicted)
+        add_panel(job, p, &scores, weight, &part)
         row += n
-    xf_place_give(job.sums.taken, own)
+    give_part(&job.sums, &part)
 
 
 def evaluate(const storage[:, :, :, :, :, :, :] x, int kind_, labels, int label_kind,
@@ -205,8 +215,8 @@ def evaluate(const storage[:, :, :, :, :, :, :] x, int kind_, labels, int label_
     job.panel = panel_rows(job.kernels, job.classes, False)
     threads = threads_for(job.rows, job.classes)
     job.task = rows_of_task(&job.x, job.rows, rows_of_chunk(job.rows, job.classes), threads)
-    sums_begin(&job.sums, threads,
-               ROW_SUMS + bins + (job.tops + 1 + 2 * bins if job.weights.data else 0),
+    sums_begin(&job.sums, threads, ROW_SUMS,
+               bins + (job.tops + 1 + 2 * bins if job.weights.data else 0),
                job.tops + 1 + 2 * bins + HISTOGRAM)
     try:
         with nogil:

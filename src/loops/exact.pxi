@@ -10,18 +10,30 @@ cdef enum:
     HISTOGRAM = 4 * OCTAVES + 2
 
 cdef struct Sums:
-    int places, exact, counts   # how many there are
-    int *taken                  # of each place
-    xf_exact *sums              # (places, exact)
-    int64_t *numbers            # (places, counts)
+    int places, wide, exact, counts     # how many there are
+    int *taken                          # of each place
+    xf_sixteens *sixteens               # (places, wide)
+    xf_exact *sums                      # (places, exact)
+    int64_t *numbers                    # (places, counts)
+    void (*add)(xf_sixteens *, const double *, const double *) noexcept nogil
+
+# Those of one place, as long as it is taken.
+cdef struct Part:
+    int place
+    xf_sixteens *sixteens
+    xf_exact *sums
+    int64_t *numbers
+    void (*add)(xf_sixteens *, const double *, const double *) noexcept nogil
 
 
-cdef int sums_begin(Sums *s, int places, int exact, int counts) except -1:
-    s.places, s.exact, s.counts = places, exact, counts
+cdef int sums_begin(Sums *s, int places, int wide, int exact, int counts) except -1:
+    s.places, s.wide, s.exact, s.counts = places, wide, exact, counts
     s.taken = <int *> calloc(places, sizeof(int))
-    s.sums = <xf_exact *> calloc(<size_t> places * exact, sizeof(xf_exact))
-    s.numbers = <int64_t *> calloc(<size_t> places * counts, sizeof(int64_t))
-    if not (s.taken and s.sums and s.numbers):
+    s.sixteens = <xf_sixteens *> calloc(<size_t> places * wide, sizeof(xf_sixteens))
+    s.sums = <xf_exact *> calloc(<size_t> places * exact + 1, sizeof(xf_exact))
+    s.numbers = <int64_t *> calloc(<size_t> places * counts + 1, sizeof(int64_t))
+    s.add = xf_isa_kernels(XF_F64).add_sixteen
+    if not (s.taken and s.sixteens and s.sums and s.numbers):
         sums_free(s)
         raise MemoryError("no memory for the sums of the threads")
     return 0
@@ -29,23 +41,48 @@ cdef int sums_begin(Sums *s, int places, int exact, int counts) except -1:
 
 cdef void sums_free(Sums *s) noexcept:
     free(s.taken)
+    free(s.sixteens)
     free(s.sums)
     free(s.numbers)
 
 
-cdef object sums_read(Sums *s):
-    """The sums as (integer in units of 2^-1074, number of +inf, of -inf, of nan), the numbers."""
+cdef inline Part take_part(Sums *s) noexcept nogil:
+    cdef Part part
+    cdef int place = xf_place_take(s.taken, s.places)
+    part.place = place
+    part.sixteens = s.sixteens + place * s.wide
+    part.sums = s.sums + place * s.exact
+    part.numbers = s.numbers + place * s.counts
+    part.add = s.add
+    return part
+
+
+cdef inline void give_part(Sums *s, const Part *part) noexcept nogil:
+    xf_place_give(s.taken, part.place)
+
+
+cdef object sum_read(xf_exact *a):
     cdef unsigned char digits[XF_EXACT_BYTES]
-    cdef xf_exact *a
+    xf_exact_read(a, digits)
+    value = int.from_bytes((<char *> digits)[:XF_EXACT_BYTES], "little", signed=True)
+    return value, a.infinite, a.negative, a.nan
+
+
+cdef object sums_read(Sums *s):
+    """The sums as (integer in units of 2^-1074, number of +inf, of -inf, of nan), those of sixteens
+    first, and the numbers."""
     cdef int i, place
     found = []
-    for i in range(s.exact):
-        a = s.sums + i
+    for i in range(s.wide):
+        xf_sixteens_carry(s.sixteens + i)
         for place in range(1, s.places):
-            xf_exact_merge(a, a + place * s.exact)
-        xf_exact_read(a, digits)
-        value = int.from_bytes((<char *> digits)[:XF_EXACT_BYTES], "little", signed=True)
-        found.append((value, a.infinite, a.negative, a.nan))
+            xf_sixteens_carry(s.sixteens + i + place * s.wide)
+            xf_exact_merge(&s.sixteens[i].exact, &s.sixteens[i + place * s.wide].exact)
+        found.append(sum_read(&s.sixteens[i].exact))
+    for i in range(s.exact):
+        for place in range(1, s.places):
+            xf_exact_merge(s.sums + i, s.sums + i + place * s.exact)
+        found.append(sum_read(s.sums + i))
     numbers = []
     for i in range(s.counts):
         for place in range(1, s.places):

@@ -23,15 +23,16 @@ cdef struct Pairs:
     int bad_label, bad_weight
 
 
-cdef inline void add_moments(xf_exact *sums, int first, const double *values) noexcept nogil:
-    xf_exact_add_sixteen(&sums[first], values, 1)
-    xf_exact_add_products(&sums[first + 1], values, values)
+cdef inline void add_moments(const Part *part, int first, const double *values) noexcept nogil:
+    part.add(part.sixteens + first, values, NULL)
+    part.add(part.sixteens + first + 1, values, values)
 
 
-cdef inline void add_comparison(const Pairs *job, const xf_panel *p, xf_pairs *s, xf_exact *sums,
-                                int64_t *numbers) noexcept nogil:
+cdef inline void add_comparison(const Pairs *job, const xf_panel *p, xf_pairs *s,
+                                const Part *part) noexcept nogil:
     cdef double square[XF_PANEL]
     cdef double kl
+    cdef int64_t *numbers = part.numbers
     cdef int i, k
     for i in range(XF_PANEL):
         if i >= p.rows or (job.ignores and p.label[i] < 0):
@@ -48,13 +49,13 @@ cdef inline void add_comparison(const Pairs *job, const xf_panel *p, xf_pairs *s
             numbers[LABELLED] += 1
         square[i] = s.change[i] * s.change[i]
     for k in range(3):
-        add_moments(sums, KL + 2 * k, s.divergence[k])
+        add_moments(part, KL + 2 * k, s.divergence[k])
     if job.labels.data:
-        add_moments(sums, CHANGE, s.change)
-        xf_exact_add_products(&sums[CHANGE_FOURTH], square, square)
-        add_moments(sums, RATIO, s.log_ratio)
+        add_moments(part, CHANGE, s.change)
+        part.add(part.sixteens + CHANGE_FOURTH, square, square)
+        add_moments(part, RATIO, s.log_ratio)
         for k in range(2):
-            xf_exact_add_sixteen(&sums[BASE_LOSS + k], s.loss[k], 1)
+            part.add(part.sixteens + BASE_LOSS + k, s.loss[k], NULL)
 
 
 cdef void pairs_chunk(void *context, ptrdiff_t chunk, void *memory) noexcept nogil:
@@ -66,8 +67,7 @@ cdef void pairs_chunk(void *context, ptrdiff_t chunk, void *memory) noexcept nog
     cdef const char *place[XF_PANEL]
     cdef double weighted[XF_PANEL]
     cdef double *values
-    cdef int own = xf_place_take(job.sums.taken, job.sums.places)
-    cdef xf_exact *sums = job.sums.sums + own * job.sums.exact
+    cdef Part part = take_part(&job.sums)
     cdef ptrdiff_t row = chunk * job.chunk, end = row + job.chunk
     cdef int i, n
     if end > job.rows:
@@ -108,11 +108,11 @@ cdef void pairs_chunk(void *context, ptrdiff_t chunk, void *memory) noexcept nog
         find_rows(&job.shape, &job.b, row, n, b.row)
         job.kernels.compare(&a, &b, p, &s)
         if job.compares:
-            add_comparison(job, p, &s, sums, job.sums.numbers + own * job.sums.counts)
+            add_comparison(job, p, &s, &part)
         else:
             for i in range(XF_PANEL):
                 weighted[i] = p.weight[i] * values[i] if i < n and p.weight[i] else 0
-            xf_exact_add_sixteen(sums, weighted, 1)
+            part.add(part.sixteens, weighted, NULL)
             if job.value.data:
                 find_rows(&job.shape, &job.value, row, n, place)
                 for i in range(n):
@@ -123,7 +123,7 @@ cdef void pairs_chunk(void *context, ptrdiff_t chunk, void *memory) noexcept nog
                 find_rows(&job.shape, &job.gradient, row, n, <const char **> out.row)
                 job.kernels.compare_gradient(job.towards, &a, &b, p, &s, &out)
         row += n
-    xf_place_give(job.sums.taken, own)
+    give_part(&job.sums, &part)
 
 
 cdef pairs_run(Pairs *job, shape, int numbers):
@@ -145,7 +145,7 @@ cdef pairs_run(Pairs *job, shape, int numbers):
     job.panel = panel_rows(job.kernels, job.classes, False)
     chunks = (job.rows + job.chunk - 1) // job.chunk
     threads = threads_for(job.rows, 4 * job.classes)
-    sums_begin(&job.sums, threads, COMPARISON_SUMS if job.compares else 1, numbers)
+    sums_begin(&job.sums, threads, COMPARISON_SUMS if job.compares else 1, 0, numbers)
     try:
         with nogil:
             run(pairs_chunk, job, chunks, threads, sizeof(xf_panel))

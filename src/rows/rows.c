@@ -39,6 +39,7 @@ typedef double real;
 #include "rows/evaluate.h"
 #include "rows/hessian.h"
 #include "rows/pairs.h"
+#include "rows/sums.h"
 
 static void elementwise(int which, const void *x, void *y, ptrdiff_t n)
 {
@@ -66,6 +67,9 @@ const xf_kernels JOIN(XF_ISA, XF_BITS) = {
     .log_loss = log_loss,
     .log_loss_gradient = log_loss_gradient,
     .evaluate = evaluate,
+#if XF_BITS == 64
+    .add_sixteen = add_sixteen,
+#endif
     .compare = compare,
     .compare_gradient = compare_gradient,
     .binary = binary,

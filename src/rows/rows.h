@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "exact.h"
+
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
 #error "the order and the rounding of operations, and inf and nan, must be kept: no -ffast-math"
 #endif
@@ -88,6 +90,7 @@ typedef struct {
     bool wants_predicted;
     /* out */
     double loss[XF_PANEL], lse[XF_PANEL], entropy[XF_PANEL], brier[XF_PANEL], confidence[XF_PANEL];
+    double reciprocal[XF_PANEL]; /* 1 / (1 + rank) */
     int64_t rank[XF_PANEL], predicted[XF_PANEL];
 } xf_scores;
 
@@ -162,6 +165,8 @@ typedef struct {
     void (*log_loss_gradient)(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out);
     /* The scores of a panel's rows, from logits or from probabilities (which have no lse). */
     void (*evaluate)(const xf_rows *x, xf_panel *p, bool from_logits, xf_scores *scores);
+    /* Sixteen values, or their products with others, to a sum; of double only. */
+    void (*add_sixteen)(xf_sixteens *sum, const double *x, const double *y);
     /* Loss, gradient and second of index labels. */
     void (*half)(xf_half *h);
     /* The divergences of a panel's pairs of rows of logits, and the gradient of one of them with
