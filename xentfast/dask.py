@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
+from operator import getitem
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,7 +18,9 @@ import numpy.typing as npt
 
 try:
     import dask.array as da
-    from dask import delayed
+    from dask.base import tokenize
+    from dask.delayed import Delayed
+    from dask.highlevelgraph import HighLevelGraph
 except ImportError:
     raise ImportError("xentfast.dask needs dask: pip install xentfast[dask]") from None
 
@@ -28,6 +32,7 @@ from xentfast._evaluate import Ties
 __all__ = ["compare", "cross_entropy_value_and_grad", "evaluate"]
 
 Place: TypeAlias = tuple[int, ...]
+Key: TypeAlias = tuple[Any, ...]
 _EVERY = 16  # evaluations are added so many at a time
 
 
@@ -68,30 +73,36 @@ def evaluate(
         As of `xentfast.evaluate`: for options, shapes and dtypes at once, for labels and weights
         out of range when computed, with rows counted from the beginning of their block.
     """
-    names = tuple(per_row) if isinstance(per_row, Iterable) else per_row
+    names = per_row if isinstance(per_row, str) else _held(per_row)
     options = {
         "axis": axis, "from_logits": from_logits, "ties": ties, "ignore_index": ignore_index,
-        "bins": bins, "top_k": tuple(top_k) if isinstance(top_k, Iterable) else top_k,
+        "bins": bins, "top_k": _held(top_k), "per_row": names,
     }  # fmt: skip
     rows = _Rows("logits", logits, axis)
     rows.add("labels", labels)
     rows.add_weight(sample_weight)
-    probe = rows.probe(xentfast.evaluate, **options, per_row=per_row)
+    probe = rows.probe(xentfast.evaluate, **options)
     rows.cut()
-    blocks = {
-        at: rows.call(at, xentfast.evaluate, rows.x(at), rows.of("labels", at),
-                      sample_weight=rows.weight(at), per_row=names, **options)
-        for at in rows.places
-    }  # fmt: skip
+    work = _Work("evaluate", rows, options)
+    blocks = {}
+    for at in rows.places:
+        key = work.call(
+            "rows", at, partial(xentfast.evaluate, **options),
+            rows.x(at), rows.of("labels", at), sample_weight=rows.weight(at),
+        )  # fmt: skip
+        blocks[at] = (getitem, key, 0) if names else key
+    evaluation = work.sum(blocks)
     if not names:
-        return _sum(list(blocks.values()))
-    arrays = {
-        name: _assemble(
-            {at: block[1][name] for at, block in blocks.items()}, rows.lead, probe[1][name].dtype
+        return evaluation
+    return evaluation, {
+        name: work.array(
+            name,
+            {at: (_item_of, task[1], name) for at, task in blocks.items()},
+            rows.lead,
+            probe[1][name].dtype,
         )
         for name in names
     }
-    return _sum([block[0] for block in blocks.values()]), arrays
 
 
 def compare(
@@ -123,7 +134,7 @@ def compare(
     TypeError, ValueError
         As of `xentfast.compare`, at once or when computed: see `evaluate`.
     """
-    options = {"axis": axis, "ignore_index": ignore_index}
+    options: dict[str, Any] = {"axis": axis, "ignore_index": ignore_index}
     rows = _Rows("base", base, axis)
     rows.add("other", other, whole=True)
     names = ["other"]
@@ -132,11 +143,13 @@ def compare(
         names.append("labels")
     rows.probe(xentfast.compare, **options)
     rows.cut()
-    return _sum(
-        [
-            rows.call(at, xentfast.compare, rows.x(at), *(rows.of(n, at) for n in names), **options)
+    work = _Work("compare", rows, options)
+    function = partial(xentfast.compare, **options)
+    return work.sum(
+        {
+            at: work.call("rows", at, function, rows.x(at), *(rows.of(n, at) for n in names))
             for at in rows.places
-        ]
+        }
     )
 
 
@@ -190,49 +203,56 @@ def cross_entropy_value_and_grad(
         xentfast.cross_entropy_value_and_grad, **options, reduction=reduction
     )
     rows.cut(dense or not from_logits or label_smoothing != 0 or class_weight is not None)
-    if class_weight is not None:  # once for all tasks
-        options["class_weight"] = delayed(np.asarray(class_weight, value.dtype))
+    work = _Work("cross-entropy", rows, options, reduction)
+    by_class = None
+    if options.pop("class_weight") is not None:  # once for all tasks
+        by_class = work.add("class-weight", (), (np.asarray, np.asarray(class_weight, value.dtype)))
     total = None
     if reduction == "mean":  # known before any gradient, for it is of labels and weights alone
         weights = [
-            rows.call(
-                at, _weight_of, rows.count(at), rows.weight(at),
-                None if dense else rows.of("labels", at), options["class_weight"], ignore_index,
+            work.call(
+                "weight", at, partial(_weight_of, rows.count(at), ignore_index=ignore_index),
+                rows.weight(at), None if dense else rows.of("labels", at), by_class,
             )
             for at in rows.places
         ]  # fmt: skip
-        total = delayed(math.fsum)(weights)
+        total = work.add("total", (), (math.fsum, weights))
+    each: dict[str, Any] = {"reduction": "none" if reduction == "none" else "sum"}
     values, gradients = {}, {}
     for at in rows.places:
-        weight = rows.weight(at) if total is None else delayed(_share)(rows.weight(at), total)
-        given = {"sample_weight": weight, "reduction": "none" if reduction == "none" else "sum"}
-        y = rows.of("labels", at)
+        y, weight = rows.of("labels", at), rows.weight(at)
+        if total is not None:
+            weight = work.add("share", at, (_share, weight, total))
         if len(rows.shards) == 1:
-            found = rows.call(
-                at, xentfast.cross_entropy_value_and_grad, rows.x(at), y, **options, **given
-            )
-            values[at], gradients[rows.index(at)] = found[0], found[1]
+            found = work.call(
+                "rows", at, partial(xentfast.cross_entropy_value_and_grad, **options, **each),
+                rows.x(at), y, class_weight=by_class, sample_weight=weight,
+            )  # fmt: skip
+            values[at], gradients[rows.index(at)] = (getitem, found, 0), (getitem, found, 1)
             continue
-        numbers = {"axis": axis, "ignore_index": ignore_index, "classes": logits.shape[axis]}
-        merged = delayed(xentfast.merge_shards)(
-            [
-                rows.call(at, xentfast.shard_statistics, rows.x(at, j), y, first, **numbers)
-                for j, first in enumerate(rows.shards)
-            ]
-        )
-        given["z_loss"] = z_loss
-        values[at] = rows.call(at, xentfast.shard_loss, merged, **given)
+        statistics = partial(
+            xentfast.shard_statistics,
+            axis=axis, ignore_index=ignore_index, classes=logits.shape[axis],
+        )  # fmt: skip
+        said = [
+            work.call("said", (*at, j), statistics, rows.x(at, j), y, first)
+            for j, first in enumerate(rows.shards)
+        ]
+        merged = work.add("merged", at, (xentfast.merge_shards, said))
+        loss = partial(xentfast.shard_loss, z_loss=z_loss, **each)
+        values[at] = work.call("loss", at, loss, merged, sample_weight=weight)
+        slope = partial(xentfast.shard_grad, axis=axis, z_loss=z_loss, **each)
         for j, first in enumerate(rows.shards):
-            gradients[rows.index(at, j)] = rows.call(
-                at, xentfast.shard_grad, rows.x(at, j), y, first, merged, axis=axis, **given
+            gradients[rows.index(at, j)] = work.call(
+                "slope", (*at, j), slope, rows.x(at, j), y, first, merged, sample_weight=weight
             )
     if reduction == "none":
-        losses = {at: delayed(np.asarray)(each, value.dtype) for at, each in values.items()}
-        result = _assemble(losses, rows.lead, value.dtype)
+        losses = {at: (np.asarray, loss, value.dtype) for at, loss in values.items()}
+        result = work.array("value", losses, rows.lead, value.dtype)
     else:
-        summed = delayed(_total)(list(values.values()), total, value.dtype)
-        result = da.from_delayed(summed, (), value.dtype)
-    return result, _assemble(gradients, rows.chunks, gradient.dtype)
+        summed = (_total, list(values.values()), total, value.dtype)
+        result = work.array("value", {(): summed}, (), value.dtype)
+    return result, work.array("gradient", gradients, rows.chunks, gradient.dtype)
 
 
 class _Rows:
@@ -287,29 +307,24 @@ class _Rows:
         self.places: list[Place] = list(np.ndindex(*map(len, self.lead)))
         sizes = self.chunks[self._axis]
         self.shards = [sum(sizes[:j]) for j in range(len(sizes))]
-        # As they are: what two of them have in common stays one task.
-        self._blocks = {
-            name: b.rechunk(self.chunks if b.ndim == a.ndim else self.lead).to_delayed(
-                optimize_graph=False
-            )
-            for name, b in self._arrays.items()
-        }
+        for name, b in self._arrays.items():
+            self._arrays[name] = b.rechunk(self.chunks if b.ndim == a.ndim else self.lead)
 
     def index(self, at: Place, shard: int = 0) -> Place:
         """Return the index of a block of the first array."""
         return (*at[: self._axis], shard, *at[self._axis :])
 
     def x(self, at: Place, shard: int = 0) -> Any:
-        """Return a block of the first array."""
-        return self._blocks["x"][self.index(at, shard)]
+        """Return the key of a block of the first array."""
+        return (self._arrays["x"].name, *self.index(at, shard))
 
     def of(self, name: str, at: Place) -> Any:
-        """Return a block of another, with all classes if it has them."""
-        blocks = self._blocks[name]
-        return blocks[at if blocks.ndim == len(at) else self.index(at)]
+        """Return the key of a block of another, with all classes if it has them."""
+        b = self._arrays[name]
+        return (b.name, *(at if b.ndim == len(at) else self.index(at)))
 
     def weight(self, at: Place) -> Any:
-        """Return the weights of a block's rows: None, a scalar or an array."""
+        """Return the weights of a block's rows: None, a scalar or a key."""
         return self.of("sample_weight", at) if "sample_weight" in self._arrays else self._weight
 
     def count(self, at: Place) -> int:
@@ -329,40 +344,78 @@ class _Rows:
             options["sample_weight"] = self._weight
         return function(x, *others, **options)
 
-    def call(self, at: Place, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Call a function of a block later, in one thread."""
-        origin = tuple(sum(sizes[:i]) for sizes, i in zip(self.lead, at, strict=True))
-        return delayed(_call)(function, origin, args, options)
+    def collections(self) -> list[Any]:
+        """Return the arrays."""
+        return list(self._arrays.values())
+
+    def origin(self, at: Place) -> Place:
+        """Return the first row of a block."""
+        return tuple(sum(sizes[:i]) for sizes, i in zip(self.lead, at, strict=False))
+
+
+class _Work:
+    """The tasks of a call, one layer of a graph: to merge a layer for each block would be slow."""
+
+    def __init__(self, name: str, rows: _Rows, *options: Any) -> None:
+        self._rows = rows
+        arrays = rows.collections()
+        token = tokenize(name, [a.name for a in arrays], rows.weight(rows.places[0]), *options)
+        self._name = f"xentfast-{name}-{token}"
+        self._tasks: dict[Key, Any] = {}
+
+    def add(self, what: str, at: Place, task: tuple[Any, ...]) -> Key:
+        """Add a task: a function and its arguments, some of them keys; return its own."""
+        key = (f"{self._name}-{what}", *at)
+        self._tasks[key] = task
+        return key
+
+    def call(
+        self, what: str, at: Place, function: Callable[..., Any], *args: Any, **options: Any
+    ) -> Key:
+        """Add a call of a function for a block's rows, in one thread."""
+        given = {name: value for name, value in options.items() if value is not None}
+        call = partial(_call, function, self._rows.origin(at), tuple(given))
+        return self.add(what, at, (call, list(given.values()), *args))
+
+    def _graph(self) -> Any:
+        return HighLevelGraph.from_collections(self._name, self._tasks, self._rows.collections())
+
+    def sum(self, parts: dict[Place, Any]) -> Any:
+        """Return the sum of what adds up exactly, as a tree."""
+        level, keys = 0, list(parts.values())
+        while len(keys) > 1 or not level:
+            level += 1
+            groups = [keys[i : i + _EVERY] for i in range(0, len(keys), _EVERY)]
+            keys = [self.add(f"sum-{level}", (i,), (sum, g)) for i, g in enumerate(groups)]
+        return Delayed(keys[0], self._graph(), layer=self._name)
+
+    def array(self, what: str, blocks: dict[Place, Any], chunks: Any, dtype: Any) -> Any:
+        """Return the array of such blocks."""
+        graph, name = self._graph(), f"{self._name}-{what}-array"
+        layers = {**graph.layers, name: {(name, *at): task for at, task in blocks.items()}}
+        dependencies = {**graph.dependencies, name: {self._name}}
+        return da.Array(HighLevelGraph(layers, dependencies), name, chunks, dtype)
 
 
 def _call(
-    function: Callable[..., Any], origin: Place, args: Iterable[Any], options: dict[str, Any]
+    function: Callable[..., Any], origin: Place, names: Iterable[str], values: list[Any], *args: Any
 ) -> Any:
     with xentfast.num_threads(1):
         try:
-            return function(*args, **options)
+            return function(*args, **dict(zip(names, values, strict=True)))
         except (TypeError, ValueError) as error:
             error.add_note(f"in the block whose first row is {origin}")
             raise
 
 
-def _sum(parts: list[Any]) -> Any:
-    """Add what adds up exactly, as a tree."""
-    while len(parts) > 1:
-        parts = [delayed(sum)(parts[i : i + _EVERY]) for i in range(0, len(parts), _EVERY)]
-    return parts[0]
+def _held(values: Any) -> Any:
+    """Return a tuple of what may be gone through once only."""
+    return tuple(values) if isinstance(values, Iterable) else values
 
 
-def _assemble(blocks: dict[Place, Any], chunks: tuple[Any, ...], dtype: Any) -> Any:
-    """Return the Dask array of such blocks."""
-
-    def nest(at: Place) -> Any:
-        if len(at) == len(chunks):
-            shape = tuple(sizes[i] for sizes, i in zip(chunks, at, strict=True))
-            return da.from_delayed(blocks[at], shape, dtype)
-        return [nest((*at, i)) for i in range(len(chunks[len(at)]))]
-
-    return da.block(nest(()))
+def _item_of(found: Any, name: str) -> Any:
+    """Return one of the arrays that come with an evaluation."""
+    return found[1][name]
 
 
 def _weight_of(
@@ -370,6 +423,7 @@ def _weight_of(
     sample_weight: Array | None,
     labels: Array | None,
     class_weight: Array | None,
+    *,
     ignore_index: int | None,
 ) -> float:
     """Return what a block's rows weigh in the mean."""

@@ -77,7 +77,9 @@ def test_numbers_of_each_row() -> None:
     x, y = rows_of()
     names = ("loss", "rank", "predicted")
     for chunks in CHUNKS.values():
-        lazy, arrays = xd.evaluate(da.from_array(x, chunks=chunks), y % CLASSES, per_row=names)
+        lazy, arrays = xd.evaluate(
+            da.from_array(x, chunks=chunks), y % CLASSES, per_row=iter(names), top_k=iter((1, 5))
+        )
         found, rows = dask.compute(lazy, arrays)
         expected, of_each = xentfast.evaluate(x, y % CLASSES, per_row=names)
         assert found == expected
@@ -171,6 +173,17 @@ def test_nothing_is_computed_before_it_is_asked_for() -> None:
     xd.cross_entropy_value_and_grad(x, da.zeros(4, dtype=int))
     with pytest.raises(AssertionError, match="computed"):
         xd.evaluate(x, np.zeros(4, int)).compute(scheduler="synchronous")
+
+
+def test_graphs_of_many_blocks_have_few_layers() -> None:
+    """Their merging takes a time that grows with the layers, for each result."""
+    y = np.zeros(1000, int)
+    for chunks in ((1, 9), (1, 4)):
+        x = da.zeros((1000, 9), chunks=chunks)
+        lazy = (xd.evaluate(x, y), xd.compare(x, x), *xd.cross_entropy_value_and_grad(x, y))
+        for one in lazy:
+            assert len(one.dask.layers) < 10
+        assert len(lazy[-1].dask) > 1000
 
 
 # --- what is refused ------------------------------------------------------------------------------
