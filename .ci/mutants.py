@@ -60,6 +60,7 @@ CHECKS, POOL, HALF = "xentfast/_checks.py", "src/pool.c", "src/simd/half.h"
 LOG_LOSS, SIGMOID = "src/rows/log_loss.h", "src/rows/sigmoid.h"
 STATISTICS, SOFTMAX = "src/rows/statistics.h", "src/rows/softmax.h"
 EXP_ROW, DIVERGENCE = "src/simd/exp_row.h", "src/rows/divergence.h"
+SHARDS = "xentfast/_shards.py"
 AVX2, VEC = "src/simd/vec_avx2.h", "src/simd/vec.h"
 
 MUTANTS = (
@@ -366,6 +367,49 @@ MUTANTS = (
         "v_load_part(x, n), c, f), n);",
         "v_load_part(x, n), c, f), n > 1 ? n - 1 : n);",
         "the last class of a part is not written",
+    ),
+    # --- classes spread over workers --------------------------------------------------------------
+    Mutant(
+        "src/rows/shards.h",
+        "m == -INFINITY && held == held;",
+        "m == -INFINITY;",
+        "a nan in a shard of masked classes is passed over",
+        "shards",
+    ),
+    Mutant(
+        "src/rows/shards.h",
+        "p->label[i] < 0 ? -INFINITY : state(p, LABEL_LOGIT)[i]",
+        "state(p, LABEL_LOGIT)[i]",
+        "the label of another shard is taken for the first class",
+        "shards",
+    ),
+    Mutant(
+        SHARDS,
+        "np.where(top & ~held, s,",
+        "np.where(top, s,",
+        "of maxima in two shards both are left out of the sum",
+        "shards",
+    ),
+    Mutant(
+        SHARDS,
+        "scale * ((e - 1) - rest + pull * e)",
+        "scale * ((1 + pull) * e - (1 + rest))",
+        "the gradient of a confident label loses its digits",
+        "shards",
+    ),
+    Mutant(
+        SHARDS,
+        "    rest[(maximum == -np.inf) & (rest == rest)] = 0\n",
+        "",
+        "the numbers of ignored rows grow with the shards",
+        "shards",
+    ),
+    Mutant(
+        SHARDS,
+        "    numbers[:, ignored.ravel()] = _IGNORED\n",
+        "",
+        "ignored rows count",
+        "shards",
     ),
     # --- divergences ------------------------------------------------------------------------------
     Mutant(

@@ -166,8 +166,8 @@ def test_sixteen_bits(dtype: str) -> None:
 
 def test_rows_that_hold_what_is_no_number(isa: str) -> None:
     x = np.zeros((6, 40))
+    x[2, 20:] = -np.inf
     x[0, 3], x[1, 30], x[2, 35] = np.nan, np.inf, np.nan
-    x[2, :20] = -np.inf
     x[3] = -np.inf
     x[4, 7] = -np.inf  # the label's
     y = np.full(6, 7)
@@ -255,6 +255,7 @@ def test_merging() -> None:
     ends = (0, 20, 50, 51, 100)
     parts = [shard_statistics(x[:, a:b], y, a, ignore_index=IGNORED) for a, b in pairwise(ends)]
     flat = merge_shards(parts)
+    assert (flat[:, y == IGNORED] == [[-np.inf], [0], [np.inf]]).all()
     for tree in (
         [merge_shards(parts[:2]), merge_shards(parts[2:])],
         [merge_shards(parts[:1]), parts[1], merge_shards(tuple(parts[2:]))],
