@@ -188,6 +188,19 @@ def test_a_label_that_no_shard_holds() -> None:
     np.testing.assert_allclose(gradient, [[0.25, -0.75], [0.25, 0.25]])
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_weights_for_each_class(reduction: Any) -> None:
+    x, y = rows_of((0, 4, 5, 10), "float64")
+    by_class = np.arange(10) / 4
+    weights = by_class.take(y, mode="clip")  # of the ignored rows any
+    found = sharded(x, y, (0, 4, 5, 10), sample_weight=weights, reduction=reduction)
+    whole = xentfast.cross_entropy_value_and_grad(
+        x, y, class_weight=by_class, ignore_index=IGNORED, reduction=reduction
+    )
+    for got, want in zip(found, whole, strict=True):
+        close(got, want, 1e-13)
+
+
 def test_only_ignored_rows() -> None:
     value, gradient = sharded(np.ones((3, 4)), np.full(3, IGNORED), (0, 2, 4))
     assert math.isnan(value)

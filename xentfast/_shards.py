@@ -149,7 +149,7 @@ def shard_loss(
         What `merge_shards` returned.
     sample_weight : array_like, optional
         Finite and not negative, a scalar or broadcastable to the labels' shape. Class weights go
-        here: ``class_weight[labels]``, where there is no `z_loss`.
+        here, where there is no `z_loss`: ``class_weight.take(labels, mode="clip")``.
     z_loss : float, not negative
         Weight of the squared log-sum-exp.
     reduction : {"mean", "sum", "none"}
