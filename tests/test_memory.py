@@ -84,7 +84,22 @@ def test_an_array_would_be_seen() -> None:
     assert extra_memory(SCRIPT, "copy", -1) > 2**24
 
 
-# What a BLAS packs its matrices into it keeps: the first call does not count.
+# What a BLAS packs its matrices into counts too: it is a first call of the default size.
+LARGE_LAYER = """
+x = np.full((2048, 256), 0.25, np.float32)
+w = np.full((32_768, 256), 0.25, np.float32)
+y = np.zeros(2048, np.int64)
+f = xentfast.linear_cross_entropy_value_and_grad
+f(x[:64], w[:64], y[:64])
+print(extra(lambda: f(x, w, y)) - x.nbytes - w.nbytes)
+"""
+
+
+def test_linear_with_what_the_blas_keeps() -> None:
+    assert extra_memory(LARGE_LAYER) < 72 * 2**20  # of 268 MB of logits
+
+
+# What a BLAS packs its matrices into it keeps: here the first call does not count.
 LINEAR = """
 wanted, chunk_bytes = sys.argv[1], int(sys.argv[2])
 x = np.full((1500, 64), 0.25, np.float32)

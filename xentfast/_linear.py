@@ -18,6 +18,8 @@ CHUNK_BYTES = 1 << 26
 _FILTER_CLASSES = 256
 # Chunks of no whole number of panels would leave a part of one in each.
 _PANEL = 16
+# Rows of a matrix that a BLAS packs at a time, or more.
+_DEPTH = 512
 
 
 def linear_cross_entropy(
@@ -251,11 +253,12 @@ class _Layer:
         self.rows, self.all_rows = _Rows(x), math.prod(x.shape[:-1])
         self.direct = products.takes(weight)
         self.bias = None if bias is None else _widen(bias, np.empty(classes, dtype))
-        # A 16th for classes of the weight, or of its gradient; the rest for rows.
-        at_once = chunk_bytes // 16 // (features * dtype.itemsize)
+        # A 16th for classes of the weight, or of its gradient, a 32nd for what the BLAS packs of as
+        # many, up to _DEPTH rows deep; the rest for rows.
+        at_once = chunk_bytes // 16 // (max(features, _DEPTH) * dtype.itemsize)
         self.step = min(max(1, at_once), classes)
         row_bytes += (classes + 2 * features) * dtype.itemsize
-        most = chunk_rows or _rows_of_chunk(rows, row_bytes, chunk_bytes - chunk_bytes // 16)
+        most = chunk_rows or _rows_of_chunk(rows, row_bytes, chunk_bytes - 3 * chunk_bytes // 32)
         self.size = min(most, rows)
         self.logits = np.empty((self.size, classes), dtype)
         self.part = np.empty((self.step, features), dtype)
@@ -325,7 +328,9 @@ class _Layer:
                 if self.begun:
                     products.add_product(g, x, of_run, self.part)
                 else:
-                    products.multiply(g.T, x, of_run)
+                    for at in range(0, end - first, self.step):
+                        part = slice(at, at + self.step)
+                        products.multiply(g[:, part].T, x, of_run[part])
             self.begun = True
 
     def put(self, rows: Any, product: Array) -> None:
