@@ -1,4 +1,8 @@
-"""The command line: ``info`` says what was built, ``bench`` how fast it is on this machine."""
+"""The command line.
+
+``info`` says what was built, ``bench`` how fast it is on this machine; ``score`` and ``compare``
+evaluate what is in files.
+"""
 
 import argparse
 import json
@@ -11,7 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 import xentfast
-from xentfast import _bench
+from xentfast import _bench, _score
 
 try:
     from rich import box
@@ -47,7 +51,9 @@ examples:
   xentfast info --json           the same for a program
   xentfast bench                 a comparison with NumPy, in less than a minute
   xentfast bench --peers         ... and with torch, jax, ... where they are installed
-  xentfast bench --help          the options of bench
+  xentfast score X.npy Y.npy     loss, accuracy, calibration of logits X and labels Y in files
+  xentfast compare A.npy B.npy   how the logits of two models differ
+  xentfast score --help          the options of score, and which files it reads
 
 environment:
   XENTFAST_ISA                   forces an instruction set: one of those that `info` names
@@ -342,6 +348,7 @@ def make_parser() -> Parser:
     bench_parser.add_argument(
         "--json", action="store_true", help="Print JSON instead of the table."
     )
+    _score.add_commands(commands, picture_path)
     return parser
 
 
@@ -351,7 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.command == "info":
         return info(options.json)
-    if options.command != "bench":
+    if options.command is None:
         parser.print_help()
         return 0
 
@@ -362,6 +369,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except ValueError as error:
             parser.error(f"argument --threads: {error}")
     try:
+        if options.command != "bench":
+            return _score.run(options, print_info)
         return bench(
             _bench.QUICK if options.quick else _bench.FULL,
             _bench.installed_peers() if options.peers else {},

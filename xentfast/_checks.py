@@ -260,37 +260,43 @@ def class_weight_of(weight: object, x: Array, axis: int) -> Array:
     return np.ascontiguousarray(w, dtype)
 
 
-def bounded(name: str, w: Array, dtype: Any) -> None:
+def bounded(name: str, w: Array, dtype: Any, origin: tuple[int, ...] = ()) -> None:
     """Refuse weights that are negative, or not finite in the dtype they are taken in."""
     if w.size and not (w.min() >= 0 and float(w.max()) <= float(np.finfo(dtype).max)):
-        fail_weight(name, w, dtype)
+        fail_weight(name, w, dtype, origin)
 
 
-def fail_weight(name: str, w: Array, dtype: Any) -> None:
-    """Raise for the first weight that is negative, or not finite in the dtype it is taken in."""
+def fail_weight(name: str, w: Array, dtype: Any, origin: tuple[int, ...] = ()) -> None:
+    """Raise for the first weight that is negative, or not finite in the dtype it is taken in.
+
+    `origin` is where `w` begins in an array of which it is a part.
+    """
     most = float(np.finfo(dtype).max)
     values = w.astype(np.float64)
-    got, where = _first("weights", w, ~((values >= 0) & (values <= most)), " at ")
+    got, where = _first("weights", w, ~((values >= 0) & (values <= most)), " at ", origin)
     too_large = not isinstance(got, str) and most < float(got) < math.inf
     in_dtype = f" in {np.dtype(dtype)}" if too_large else ""
     raise ValueError(f"{name} must be finite and >= 0{in_dtype}, got {got}{where}")
 
 
-def _first(what: str, a: Array, bad: Any, at: str) -> tuple[Any, str]:
+def _first(what: str, a: Array, bad: Any, at: str, origin: tuple[int, ...] = ()) -> tuple[Any, str]:
     """Return the first bad value and where it is: another thread may have put all right."""
     found = np.argwhere(bad)
     if not len(found):
         return f"{what} that were changed meanwhile", ""
     index = tuple(int(i) for i in found[0])
-    return a[index], f"{at}{index[0] if a.ndim == 1 else index}" if a.ndim else ""
+    there = tuple(map(operator.add, index, origin)) if origin else index
+    return a[index], f"{at}{there[0] if a.ndim == 1 else there}" if a.ndim else ""
 
 
-def fail_label(y: Array, classes: int, ignore_index: int | None) -> None:
-    """Raise for the first index label out of range."""
+def fail_label(
+    y: Array, classes: int, ignore_index: int | None, origin: tuple[int, ...] = ()
+) -> None:
+    """Raise for the first index label out of range; `origin` as of `fail_weight`."""
     bad = (y < 0) | (y > classes - 1)
     if ignore_index is not None:
         bad &= y != ignore_index
-    got, where = _first("labels", y, bad, " at row ")
+    got, where = _first("labels", y, bad, " at row ", origin)
     rule = f"in [0, {classes})" if classes < 2**63 else ">= 0"
     raise ValueError(f"labels must be {rule}, got {got}{where}")
 
