@@ -133,6 +133,7 @@ Writer = Callable[[Path, str, Array], str]
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a few rows."""
     monkeypatch.setattr(_score, "BLOCK", 700)
+    monkeypatch.setattr(_score, "LEAST", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -261,6 +262,19 @@ def test_every_option(tmp_path: Path, run: Run) -> None:
     )
 
 
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_every_number_of_threads(threads: int, tmp_path: Path, run: Run) -> None:
+    x = stored("float32", (6, 7, 13))
+    y = labels_of(x)
+    where = npy(tmp_path, "x", x), npy(tmp_path, "y", y)
+    rows = tmp_path / "rows.npy"
+    found = run("score", *where, "--threads", threads, "--json", "--per-row", rows)
+    wanted, arrays = xentfast.evaluate(x, y, per_row=("loss", "rank"))
+    assert evaluation(found) == wanted
+    for name, values in arrays.items():
+        assert_same_bits(np.load(rows)[name], values)
+
+
 def test_numbers_alone_may_be_as_many_as_there_are(tmp_path: Path, run: Run) -> None:
     x = stored("bfloat16")
     y = labels_of(x).astype(">i8")
@@ -333,16 +347,25 @@ def test_the_table_of_compare(tmp_path: Path, run: Run) -> None:
 
 
 def test_how_far_it_is_goes_to_stderr(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    run: Run,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     x = stored("float32")
     where = npy(tmp_path, "x", x), npy(tmp_path, "y", labels_of(x))
     clock = iter(range(10**6))
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
-    found = run("score", *where, "--progress")
-    first, *_, last = found.err.strip().split("\r")
-    assert re.fullmatch(r"\[#+ +\]  \d+% of 0.00 MB, 0.00 GB/s, 0:\d\d left *", first)
-    assert re.fullmatch(r"0.00 MB in \d+.00 s, 0.00 GB/s *", last)
+    with _score._bar(10**10, True) as show:
+        show(0)
+        show(4 * 10**9)
+        show(10**10)
+    first, second, last = capsys.readouterr().err.strip().split("\r")
+    assert first == "[#########               ]  40% of 10.00 GB, 4.00 GB/s, 0:02 left"
+    assert second == "[########################] 100% of 10.00 GB, 5.00 GB/s, 0:00 left"
+    assert last == "10.00 GB in 3.00 s, 3.33 GB/s"
+    monkeypatch.undo()
+    assert re.search(r"0.00 MB in 0\.\d\d s, 0.00 GB/s *$", run("score", *where, "--progress").err)
     assert run("score", *where).err == ""
 
 
@@ -373,7 +396,7 @@ def test_labels_out_of_range(tmp_path: Path, run: Run) -> None:
     where = npy(tmp_path, "x", x), npy(tmp_path, "y", y)
     rows = tmp_path / "rows.npy"
     message = r"labels must be in \[0, 13\), got 13 at row 40"
-    for options in ((), ("--ignore-index", -100)):
+    for options in ((), ("--ignore-index", -100), ("--threads", 7)):
         wrong(run, message, "score", *where, *options, "--per-row", rows)
         wrong(run, message, "compare", where[0], *where, *options)
     wrong(
@@ -641,7 +664,7 @@ def test_what_was_read_is_the_result(
     y = labels_of(x)
     where = npy(tmp_path, "x", x), npy(tmp_path, "y", y)
     interrupted(monkeypatch, 3)
-    found = run("score", *where, "--json", "--per-row", tmp_path / "rows.npy")
+    found = run("score", *where, "--json", "--per-row", tmp_path / "rows.npy", "--threads", 1)
     n = 3 * (700 // 4 // 13)
     assert found.status == 130
     assert Evaluation.from_dict(json.loads(found.out)) == xentfast.evaluate(x[:n], y[:n])

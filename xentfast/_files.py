@@ -12,9 +12,10 @@ import mmap
 import operator
 import os
 import pathlib
+import threading
 import zipfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import product
 from typing import Any, Literal, Protocol, TypeAlias, cast
 
@@ -45,6 +46,7 @@ class Source(Protocol):
     dtype: np.dtype[Any]
     chunks: Shape  # what is read as one
     order: Shape  # the axes, neighbours in the file along the last
+    anywhere: bool  # whether blocks may be read in any order, and by several threads
 
     def read(self, at: At) -> Array:
         """Return a block."""
@@ -84,6 +86,8 @@ class Mapped(_Layout):
     A block in one piece is mapped into memory for as long as it is held; the pieces of another are
     read, for the pages around them, which a mapping would take too, may be many times as much.
     """
+
+    anywhere = True
 
     def __init__(
         self,
@@ -133,6 +137,8 @@ class Mapped(_Layout):
 class Streamed(_Layout):
     """What a compressed member of an archive holds: blocks from the first byte to the last."""
 
+    anywhere = False
+
     def __init__(
         self,
         name: str,
@@ -170,11 +176,11 @@ class Streamed(_Layout):
 
 
 class Written(_Layout):
-    """An array that is written to a file of its own, .npy, block by block."""
+    """An array that is written to a file of its own, .npy, block by block, by any thread."""
 
     def __init__(self, path: pathlib.Path, shape: Shape, dtype: np.dtype[Any]) -> None:
         super().__init__(str(path), shape, dtype, False)
-        self._file = path.open("xb")
+        self._file, self._lock = path.open("xb"), threading.Lock()
         what = {
             "descr": np.lib.format.dtype_to_descr(dtype),
             "fortran_order": False,
@@ -187,9 +193,10 @@ class Written(_Layout):
         """Write a block: in one piece where it is one in the file, else by its last axis."""
         first, last = self.extent(at)
         pieces = [()] if last - first == block.nbytes else np.ndindex(block.shape[:-1])
-        for index in pieces:
-            self._file.seek(self._begin + first + sum(map(operator.mul, index, self.strides)))
-            self._file.write(block[index].tobytes())
+        with self._lock:
+            for index in pieces:
+                self._file.seek(self._begin + first + sum(map(operator.mul, index, self.strides)))
+                self._file.write(block[index].tobytes())
 
     def close(self) -> None:
         """Close the file."""
@@ -209,6 +216,8 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 class Chunked:
     """A Zarr array: whole chunks are read, and kept for the blocks that follow."""
+
+    anywhere = False
 
     def __init__(self, name: str, array: Any, dtype: np.dtype[Any]) -> None:
         self.name, self.shape, self.dtype = name, tuple(array.shape), dtype
@@ -267,7 +276,12 @@ def blocks(source: Source, axis: int, most: int, chunks: Shape) -> Iterator[At]:
         )
 
 
-def open_array(text: str, dtype: np.dtype[Any] | None = None, shape: Shape | None = None) -> Source:
+def open_array(
+    text: str,
+    stack: ExitStack,
+    dtype: np.dtype[Any] | None = None,
+    shape: Shape | None = None,
+) -> Source:
     """Open FILE or FILE:MEMBER.
 
     Parameters
@@ -275,6 +289,8 @@ def open_array(text: str, dtype: np.dtype[Any] | None = None, shape: Shape | Non
     text : str
         .npy; .npz and .safetensors, with the member where there are several; Zarr, with the path of
         the array; and else the numbers alone.
+    stack : ExitStack
+        What closes it in the end.
     dtype : dtype, optional
         What numbers are, where the file does not say: in a file of numbers alone, or where it knows
         their size only, as of bfloat16.
@@ -291,7 +307,7 @@ def open_array(text: str, dtype: np.dtype[Any] | None = None, shape: Shape | Non
         elif suffix == ".npy":
             source = _npy(text, path, dtype)
         elif suffix == ".npz":
-            source = _npz(text, path, member, dtype)
+            source = _npz(text, stack, path, member, dtype)
         elif suffix == ".safetensors":
             source = _safetensors(text, path, member, dtype)
         else:
@@ -391,19 +407,21 @@ def _chosen(member: str, names: Collection[str]) -> str:
     return next(iter(names))
 
 
-def _npz(text: str, path: pathlib.Path, member: str, dtype: np.dtype[Any] | None) -> Source:
-    archive = zipfile.ZipFile(path)
+def _npz(
+    text: str, stack: ExitStack, path: pathlib.Path, member: str, dtype: np.dtype[Any] | None
+) -> Source:
+    archive = stack.enter_context(zipfile.ZipFile(path))
     infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     info = infos[_chosen(member, infos)]
-    stream = cast(zipfile.ZipExtFile, archive.open(info))
+    stream = cast(zipfile.ZipExtFile, stack.enter_context(archive.open(info)))
     shape, stored, fortran = _header(stream)
     taken = _taken(stored, dtype)
     if info.compress_type != zipfile.ZIP_STORED:
         return Streamed(text, stream, shape, taken, fortran)
-    with stream, path.open("rb") as file:
+    with path.open("rb") as file:
         file.seek(info.header_offset + 26)  # the lengths of the name and of what follows it
         name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
-        begin = info.header_offset + 30 + name + extra + stream.tell()
+    begin = info.header_offset + 30 + name + extra + stream.tell()
     return Mapped(text, path, begin, shape, taken, fortran)
 
 

@@ -1,7 +1,7 @@
 """``xentfast score`` and ``xentfast compare``: evaluate and compare of files beyond memory.
 
-Blocks of the rows are read one after another, evaluated by all threads, and added: an evaluation is
-the same to the last bit however its rows are cut. So memory is that of a block, and what was read
+Blocks of the rows are read, evaluated and added, by several threads: a sum of evaluations is the
+same to the last bit however the rows are cut. So memory is that of the blocks, and what was read
 until Ctrl-C is a result too.
 """
 
@@ -10,12 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import operator
 import pathlib
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -23,13 +25,15 @@ import numpy as np
 from xentfast import _checks, _evaluate, _files
 from xentfast._checks import Array
 from xentfast._compare import Comparison, compare
+from xentfast._config import get_num_threads, num_threads
 from xentfast._evaluate import Evaluation, evaluate
 from xentfast._files import At, Source
 
 Result: TypeAlias = Evaluation | Comparison
 Rows: TypeAlias = list[tuple[str, str]]
 
-BLOCK = 2**26  # bytes of logits: larger ones are hardly faster
+BLOCK = 2**26  # bytes of logits, of all threads: more is hardly faster
+LEAST = 2**23  # of a thread
 BAR = 24  # characters
 
 FILES = """\
@@ -40,8 +44,8 @@ files:
   FILE.zarr:NAME           Zarr: an array, or one of a group (the extra zarr)
   any other                the numbers alone: --dtype and --shape, or --labels-dtype, say which
   16 bits that are bfloat16, for which .npy has no name, are so with --dtype bfloat16. The name may
-  be left out where there is one array. Files may be larger than memory: what is held of each is a
-  block of 64 MiB, or a row of Zarr's chunks if that is more."""
+  be left out where there is one array. Files may be larger than memory: of each at most
+  64 MiB are held (8 MiB for each of many threads), or a row of Zarr's chunks if that is more."""
 
 SCORE_EXAMPLES = f"""\
 {FILES}
@@ -156,7 +160,8 @@ class Job(NamedTuple):
 
     title: Rows
     empty: Any
-    logits: Sequence[Source]
+    logits: list[Source]
+    sources: list[Source]  # the logits and what goes with them
     axis: int
     rows: int
     evaluate: Callable[[At], Any]
@@ -165,12 +170,13 @@ class Job(NamedTuple):
 def _logits(
     name: str,
     text: str,
+    stack: ExitStack,
     axis: int,
     dtype: np.dtype[Any] | None,
     shape: tuple[int, ...] | None,
 ) -> tuple[Source, int]:
     """Open logits that can be evaluated; return their class axis too, not negative."""
-    source = _files.open_array(text, dtype, shape)
+    source = _files.open_array(text, stack, dtype, shape)
     one = np.zeros((), _taken_as(source.dtype))
     _, at = _checks.rows_of_classes(name, np.broadcast_to(one, source.shape), axis)
     return source, at
@@ -181,8 +187,10 @@ def _taken_as(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float64) if dtype.kind in "iu" else dtype.newbyteorder("=")
 
 
-def _labels(text: str, dtype: np.dtype[Any] | None, shape: tuple[int, ...]) -> Source:
-    source = _files.open_array(text, dtype, shape)
+def _labels(
+    text: str, stack: ExitStack, dtype: np.dtype[Any] | None, shape: tuple[int, ...]
+) -> Source:
+    source = _files.open_array(text, stack, dtype, shape)
     if source.dtype.kind not in "iu":
         raise TypeError(f"{text} must have an integer dtype, got {_files.name_of(source.dtype)}")
     return source
@@ -211,10 +219,12 @@ def _described(name: str, source: Source) -> tuple[str, str]:
 
 def _score(options: argparse.Namespace, stack: ExitStack) -> Job:
     empty = Evaluation.empty(top_k=options.top_k, ties=options.ties, bins=options.bins)
-    logits, axis = _logits("logits", options.logits, options.axis, options.dtype, options.shape)
+    logits, axis = _logits(
+        "logits", options.logits, stack, options.axis, options.dtype, options.shape
+    )
     lead, classes = _without(logits.shape, axis), logits.shape[axis]
-    labels = _labels(options.labels, options.labels_dtype, lead)
-    weights = options.sample_weight and _files.open_array(options.sample_weight, None, lead)
+    labels = _labels(options.labels, stack, options.labels_dtype, lead)
+    weights = options.sample_weight and _files.open_array(options.sample_weight, stack, None, lead)
     names: tuple[str, ...] = ()
     if options.per_row:
         columns = options.columns or "loss,rank"
@@ -257,15 +267,17 @@ def _score(options: argparse.Namespace, stack: ExitStack) -> Job:
         part: Evaluation = found
         return part
 
-    return Job([_described("logits", logits)], empty, [logits], axis, math.prod(lead), evaluated)
+    sources = [logits, labels, *([weights] if weights else [])]
+    title = [_described("logits", logits)]
+    return Job(title, empty, [logits], sources, axis, math.prod(lead), evaluated)
 
 
 def _compare(options: argparse.Namespace, stack: ExitStack) -> Job:
-    base, axis = _logits("base", options.base, options.axis, options.dtype, options.shape)
+    base, axis = _logits("base", options.base, stack, options.axis, options.dtype, options.shape)
     dtype = options.dtype if options.other_dtype is None else options.other_dtype
-    other, _ = _logits("other", options.other, axis, dtype, base.shape)
+    other, _ = _logits("other", options.other, stack, axis, dtype, base.shape)
     lead, classes = _without(base.shape, axis), base.shape[axis]
-    labels = options.labels and _labels(options.labels, options.labels_dtype, lead)
+    labels = options.labels and _labels(options.labels, stack, options.labels_dtype, lead)
     if options.ignore_index is not None and not labels:
         raise ValueError(f"--ignore-index must come with LABELS, got {options.ignore_index}")
 
@@ -280,7 +292,9 @@ def _compare(options: argparse.Namespace, stack: ExitStack) -> Job:
             raise
 
     title = [_described("base", base), _described("other", other)]
-    return Job(title, Comparison.empty(), [base, other], axis, math.prod(lead), compared)
+    both = [base, other]
+    sources = [*both, *([labels] if labels else [])]
+    return Job(title, Comparison.empty(), both, sources, axis, math.prod(lead), compared)
 
 
 # --- showing --------------------------------------------------------------------------------------
@@ -292,36 +306,35 @@ def _size(n: float) -> str:
 
 @contextmanager
 def _bar(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Show on stderr how much of `total` bytes is read; yield what takes how many more are."""
-    begun = drawn = time.perf_counter()
+    """Show on stderr how much of `total` bytes is read; yield what takes how many are."""
+    begun = time.perf_counter()
     done, width = 0, 0
 
     def draw(text: str, end: str) -> None:
         nonlocal width
-        text = text[: max(shutil.get_terminal_size().columns - 1, 1)]
-        print(f"\r{text.ljust(width)}", end=end, file=sys.stderr, flush=True)
-        width = len(text)
+        if shown:
+            text = text[: max(shutil.get_terminal_size().columns - 1, 1)]
+            print(f"\r{text.ljust(width)}", end=end, file=sys.stderr, flush=True)
+            width = len(text)
 
-    def add(n: int) -> None:
-        nonlocal done, drawn
-        done += n
-        now = time.perf_counter()
-        if shown and now - drawn >= 0.1:
-            drawn, rate = now, done / (now - begun)
-            filled = BAR * done // total
+    def update(now_done: int) -> None:
+        nonlocal done
+        done = now_done
+        if done:
+            rate = done / (time.perf_counter() - begun)
             left = round((total - done) / rate)
+            filled = "#" * (BAR * done // total)
             draw(
-                f"[{'#' * filled:{BAR}}] {100 * done // total:3}% of {_size(total)}, "
+                f"[{filled:{BAR}}] {100 * done // total:3}% of {_size(total)}, "
                 f"{rate / 1e9:.2f} GB/s, {left // 60}:{left % 60:02} left",
                 "",
             )
 
     try:
-        yield add
+        yield update
     finally:
-        if shown and done:
-            seconds = time.perf_counter() - begun
-            draw(f"{_size(done)} in {seconds:.2f} s, {done / seconds / 1e9:.2f} GB/s", "\n")
+        seconds = time.perf_counter() - begun
+        draw(f"{_size(done)} in {seconds:.2f} s, {done / seconds / 1e9:.2f} GB/s", "\n")
 
 
 def _number(value: float, error: float | None = None) -> str:
@@ -388,41 +401,81 @@ def _json(result: Result) -> str:
     return "{\n" + ",\n".join(lines) + "\n}"
 
 
-class _Read:
-    """What was read so far."""
+class _Reading:
+    """All blocks, read and added: what was read so far, too, is a result."""
 
-    job: Job
-    total: Any = None
-    rows = 0
-
-
-def _read(options: argparse.Namespace, read: _Read) -> None:
-    """Read all blocks and add them; a result of which a part was read is one too."""
-    with ExitStack() as stack:
-        job = (_score if options.command == "score" else _compare)(options, stack)
-        first, classes = job.logits[0], job.logits[0].shape[job.axis]
-        row = [classes * source.dtype.itemsize for source in job.logits]
-        most = BLOCK // max(_taken_as(source.dtype).itemsize for source in job.logits)
+    def __init__(self, job: Job) -> None:
+        self.job, self.result = job, job.empty
+        self.rows = self.bytes = 0
+        first, self._workers = job.logits[0], get_num_threads()
+        if first.order[-1] != job.axis or not all(source.anywhere for source in job.sources):
+            self._workers = 1
+        size = max(_taken_as(source.dtype).itemsize for source in job.logits)
         chunks = tuple(max(sizes) for sizes in zip(*(s.chunks for s in job.logits), strict=True))
-        read.job, read.total = job, job.empty
-        shown = sys.stderr.isatty() if options.progress is None else options.progress
-        add = stack.enter_context(_bar(sum(row) * job.rows, shown))
-        for at in _files.blocks(first, job.axis, most, chunks):
-            rows = math.prod(_without(_files.shape_of(at), job.axis))
-            part = job.evaluate(at)
-            read.total += part
-            read.rows += rows
-            add(sum(row) * rows)
+        most = max(BLOCK // self._workers, LEAST) // size
+        self._blocks = enumerate(_files.blocks(first, job.axis, most, chunks))
+        self._bytes_of_row = first.shape[job.axis] * sum(s.dtype.itemsize for s in job.logits)
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._errors: list[tuple[int, BaseException]] = []
+
+    @property
+    def total(self) -> int:
+        """How many bytes there are."""
+        return self.job.rows * self._bytes_of_row
+
+    def run(self, show: Callable[[int], None]) -> None:
+        """Read until all is read, something is wrong, or Ctrl-C; `show` how many bytes are.
+
+        Where any block can be read at any time, each thread takes blocks of its own, and one unmaps
+        its last while the others go on. Else they are read in turn.
+        """
+        threads = [threading.Thread(target=self._work) for _ in range(self._workers)]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.1)
+                    show(self.bytes)
+        finally:
+            self._stopped = True
+            for thread in threads:  # what they have begun is a part of the result
+                thread.join()
+        if self._errors:  # the blocks before the first of them were read
+            raise min(self._errors, key=operator.itemgetter(0))[1]
+
+    def _work(self) -> None:
+        with num_threads(1) if self._workers > 1 else nullcontext():
+            while True:
+                with self._lock:
+                    i, at = next(self._blocks, (0, None))
+                if at is None or self._stopped:
+                    return
+                try:
+                    part = self.job.evaluate(at)
+                except BaseException as error:
+                    self._errors.append((i, error))
+                    self._stopped = True
+                    return
+                rows = math.prod(_without(_files.shape_of(at), self.job.axis))
+                with self._lock:
+                    self.result += part
+                    self.rows += rows
+                    self.bytes += rows * self._bytes_of_row
 
 
 def run(options: argparse.Namespace, show: Callable[[Rows], None]) -> int:
     """Run `score` or `compare`, and return the exit status."""
-    read, status = _Read(), 0
+    reading, status = None, 0
     try:
-        _read(options, read)
+        with ExitStack() as stack:
+            reading = _Reading((_score if options.command == "score" else _compare)(options, stack))
+            shown = sys.stderr.isatty() if options.progress is None else options.progress
+            reading.run(stack.enter_context(_bar(reading.total, shown)))
         if options.plot:
             with _files.replacing(options.plot) as beside:
-                read.total.plot().savefig(beside, dpi=150)
+                reading.result.plot().savefig(beside, dpi=150)
     except KeyboardInterrupt:
         status = 130
     except (MemoryError, OSError, TypeError, ValueError) as error:
@@ -431,12 +484,13 @@ def run(options: argparse.Namespace, show: Callable[[Rows], None]) -> int:
             said = f"{error.filename}: {error.strerror}"
         print(f"xentfast {options.command}: {said}", file=sys.stderr)
         return 2
-    if read.total is None:
+    if reading is None:
         return status
     if options.json:
-        print(_json(read.total))
+        print(_json(reading.result))
     else:
-        show([*read.job.title, *_table(read.total)])
+        show([*reading.job.title, *_table(reading.result)])
     if status:
-        print(f"interrupted: {read.rows:,} of {read.job.rows:,} rows were read", file=sys.stderr)
+        of = f"{reading.rows:,} of {reading.job.rows:,} rows were read"
+        print(f"interrupted: {of}", file=sys.stderr)
     return status
