@@ -75,7 +75,7 @@ def evaluation(e: Evaluation) -> Figure:
         xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="share correct",
         title=f"calibration error {e.calibration_error:.3g}",
     )  # fmt: skip
-    left.legend(frameon=False, loc="upper left")
+    left.legend(framealpha=0.8, edgecolor="none", loc="upper left")  # over the bars
     _distribution(right, e._losses, "loss (nats)")
     if math.isfinite(e.loss) and e.loss > 0:
         right.axvline(e.loss, color=_SECOND, label=f"mean {e.loss:.4g}")

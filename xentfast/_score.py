@@ -44,8 +44,9 @@ files:
   FILE.zarr:NAME           Zarr: an array, or one of a group (the extra zarr)
   any other                the numbers alone: --dtype and --shape, or --labels-dtype, say which
   16 bits that are bfloat16, for which .npy has no name, are so with --dtype bfloat16. The name may
-  be left out where there is one array. Files may be larger than memory: of each at most
-  64 MiB are held (8 MiB for each of many threads), or a row of Zarr's chunks if that is more."""
+  be left out where there is one array. Files may be larger than memory: of each at most 64 MiB are
+  held (8 MiB for each of many threads), or if that is more, 1024 rows where a class after the other
+  is stored, and a row of chunks of Zarr."""
 
 SCORE_EXAMPLES = f"""\
 {FILES}
