@@ -46,6 +46,9 @@ class Case:
     # Entries of the gradient are differences of numbers of their own size. What a result without
     # gradient is the difference of, oracle.scale_of_result knows.
     cancels: bool = False
+    # What there is of a function that reduces: its value, its gradient, both at once.
+    suffixes: tuple[str, ...] = ("", "_grad", "_value_and_grad")
+    report: bool = False  # returns many numbers of all rows, to be added up
 
     def inputs(self, dtype: str, shape: tuple[int, int]) -> Inputs:
         """Make the arguments, which depend on nothing but the case, the dtype and the shape."""
@@ -453,6 +456,73 @@ CASES = (
     Case("plain", "log_softmax", _only_logits, logits=True),
     Case("plain", "softmax", _only_logits, logits=True),
 )
+
+# --- reports, and divergences of logits: what has tests of values of its own ----------------------
+
+
+def _report(options: dict[str, Any], probabilities: bool = False) -> Make:
+    def make(rng: np.random.Generator, dtype: str, shape: tuple[int, int]) -> Inputs:
+        x = _logits(rng, dtype, shape)
+        labels, kwargs = _index_labels(rng, x), dict(options)
+        if "ignore_index" in kwargs:
+            labels[1::4] = kwargs["ignore_index"]
+            kwargs["sample_weight"] = _sample_weight(rng, dtype, shape[:1])
+        if probabilities:
+            x = _distributions(rng, shape).astype(dtype)
+        return (x, labels), kwargs | ({"from_logits": False} if probabilities else {})
+
+    return make
+
+
+def _pair(options: dict[str, Any], labelled: bool = False) -> Make:
+    """Make logits and others, every third row of them close to the first."""
+
+    def make(rng: np.random.Generator, dtype: str, shape: tuple[int, int]) -> Inputs:
+        x, apart = _logits(rng, dtype, shape), rng.standard_normal(shape)
+        apart[::3] *= 1e-3
+        pair = x, (x + apart).astype(dtype)
+        return (*pair, _index_labels(rng, x)) if labelled else pair, dict(options)
+
+    return make
+
+
+def _top_k(options: dict[str, Any]) -> Make:
+    """List the likeliest classes of a teacher, and an entry that is to be left out."""
+
+    def make(rng: np.random.Generator, dtype: str, shape: tuple[int, int]) -> Inputs:
+        p, k = _distributions(rng, shape, zeros=False), min(5, shape[1])
+        indices = np.argsort(-p, axis=1)[:, :k]
+        listed = np.take_along_axis(p, indices, 1)
+        indices = np.append(indices, np.full((shape[0], 1), -1), 1)
+        listed = np.append(listed, np.zeros((shape[0], 1)), 1)
+        x = _logits(rng, dtype, shape)
+        weight = _sample_weight(rng, dtype, shape[:1])
+        return (indices, listed.astype(dtype), x), dict(options) | {"sample_weight": weight}
+
+    return make
+
+
+_BOTH, _VALUE_AND_BOTH = ("_value_and_grad",), ("", "_value_and_grad")
+REPORTS = (
+    Case("plain", "evaluate", _report({}), report=True),
+    Case("highest", "evaluate", _report({"ties": "highest", "top_k": (2, 3)}), report=True),
+    Case("weighted", "evaluate", _report({"ignore_index": -1, "bins": 4}), report=True),
+    Case("probabilities", "evaluate", _report({}, probabilities=True), report=True),
+    Case("plain", "compare", _pair({}), report=True),
+    Case("labels", "compare", _pair({}, labelled=True), report=True),
+    Case("logits", "kl_divergence", _pair({"temperature": 2.5}), True, suffixes=_BOTH),
+    Case("reverse", "kl_divergence", _pair({"reverse": True}), True, suffixes=_BOTH),
+    Case("logits", "js_divergence", _pair({}), True, suffixes=_BOTH),
+    Case("top-k", "topk_kl_divergence", _top_k({}), True, suffixes=_VALUE_AND_BOTH),
+    Case(
+        "top-k, class",
+        "topk_kl_divergence",
+        _top_k({"rest": "class", "temperature": 2.5}),
+        True,
+        suffixes=_VALUE_AND_BOTH,
+    ),
+)
+ALL_CASES = (*CASES, *REPORTS)
 DIVERGENCES = (xentfast.kl_divergence, xentfast.js_divergence)
 GRADIENT_CASES = tuple(case for case in CASES if case.gradient)
 REDUCTIONS = ("none", "sum", "mean")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -36,10 +37,14 @@ def outputs(
 ) -> dict[str, Any]:
     """Call what the case names, in all ways to get a value and a gradient or in some."""
     args, kwargs = inputs
+    if case.report:
+        return read(getattr(module, case.function), args, kwargs)
     if not case.gradient:
         return {"result": getattr(module, case.function)(*args, **kwargs)}
     found = {}
     for suffix, r in ways:
+        if suffix not in case.suffixes:
+            continue
         result = getattr(module, case.function + suffix)(*args, **kwargs, reduction=r)
         if suffix == "":
             found[f"value, {r}"] = result
@@ -48,6 +53,20 @@ def outputs(
         else:
             found[f"value with gradient, {r}"], found[f"gradient with value, {r}"] = result
     return found
+
+
+def read(function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Call what reports, and return its arrays, and its sums as what JSON holds of them."""
+    arrays = {}
+    if function.__name__ == "evaluate":
+        names = ["loss", "rank", "entropy", "confidence", "predicted"]
+        if kwargs.get("from_logits", True):
+            names.append("lse")
+        report, arrays = function(*args, **kwargs, per_row=names)
+    else:
+        report = function(*args, **kwargs)
+    text = json.dumps(report.to_dict()["state"]).encode()
+    return {**arrays, "report": np.frombuffer(text, np.uint8)}
 
 
 def refused(error: type[Exception], message: str) -> Any:

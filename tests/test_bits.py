@@ -13,6 +13,7 @@ import pytest
 
 import xentfast
 from cases import (
+    ALL_CASES,
     CASES,
     DTYPES,
     FEW_SHAPES,
@@ -26,7 +27,7 @@ from cases import (
     Shape,
     rows_by_place_of_the_maximum,
 )
-from compare import FEW_WAYS, assert_all_same_bits, assert_same_bits, outputs
+from compare import FEW_WAYS, assert_all_same_bits, assert_same_bits, outputs, read
 from layouts import Layout
 from xentfast import _kernels
 
@@ -47,7 +48,7 @@ def with_isa(name: str, case: Case, inputs: Inputs) -> dict[str, Any]:
 
 @needs_two_fused_isas
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", ALL_CASES, ids=str)
 def test_instruction_sets_agree(case: Case, dtype: str) -> None:
     for shape in SHAPES + LARGE_SHAPES[:1]:
         inputs = case.inputs(dtype, shape.pair)
@@ -110,6 +111,18 @@ def digests(dtype: str) -> dict[str, str]:
         results["js_divergence"].append(xentfast.js_divergence(p, q))
         results["logsumexp"].append(xentfast.logsumexp(x))
         results["softmax"] += [xentfast.softmax(x), xentfast.log_softmax(x)]
+        results["evaluate"] += read(xentfast.evaluate, (x, labels), {}).values()
+        results["compare"] += read(xentfast.compare, (x, x + y, labels), {}).values()
+        for reverse in (False, True):
+            results["kl_divergence, logits"] += xentfast.kl_divergence_value_and_grad(
+                x, x + y, reverse=reverse, temperature=1.5
+            )
+        results["js_divergence, logits"] += xentfast.js_divergence_value_and_grad(x, x + y)
+        listed, shares = labels[:, np.newaxis], p[:, :1] / 4
+        for rest in ("renormalize", "class"):
+            results["topk_kl_divergence"] += xentfast.topk_kl_divergence_value_and_grad(
+                listed, shares, x, rest=rest
+            )
     return {name: digest(found) for name, found in results.items()}
 
 
@@ -129,12 +142,17 @@ RECORDED = {
     "js_divergence": ("eec46373a083f1c0", "72918887b95ef9f0"),
     "logsumexp": ("2f9297bf46005565", "e6e7ddbf48b62aab"),
     "softmax": ("8b94f8508ae73bc9", "7101c365d7775e77"),
+    "evaluate": ("6c5ef3736b24ca38", "ecf1f7088319e4a0"),
+    "compare": ("7c69118240ac1989", "15482245f1ee88e4"),
+    "kl_divergence, logits": ("42538b6cbc709680", "932335c5dbd46e5f"),
+    "js_divergence, logits": ("278c63427db76a1c", "6a4a04991a5ba230"),
+    "topk_kl_divergence": ("638c4d3c553b5803", "10aa462528be5b47"),
 }
 
 
 def test_the_bits_of_every_function_are_recorded() -> None:
     source = inspect.getsource(digests)
-    for name in {case.function for case in CASES} - {"is_distribution"}:  # which has no digits
+    for name in {case.function for case in ALL_CASES} - {"is_distribution"}:  # which has no digits
         assert f"xentfast.{name}" in source
 
 
@@ -147,7 +165,7 @@ def test_machines_agree(dtype: str, isa: str) -> None:
     assert digests(dtype) == {name: both[place] for name, both in RECORDED.items()}
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", ALL_CASES, ids=str)
 def test_layouts_agree(case: Case, isa: str, layout: Layout) -> None:
     if not layout.suits(case):
         pytest.skip(f"{case.function} has no axis of classes")
@@ -179,7 +197,7 @@ class Large:
 
 @pytest.fixture(
     scope="module",
-    params=[(case, dtype) for case in CASES for dtype in DTYPES],
+    params=[(case, dtype) for case in ALL_CASES for dtype in DTYPES],
     ids=lambda pair: f"{pair[0]}-{pair[1]}",
 )
 def large(request: pytest.FixtureRequest) -> Large:
@@ -209,11 +227,14 @@ def take_rows(inputs: Inputs, rows: Array, shape: Shape) -> Inputs:
 
 def per_row(case: Case, inputs: Inputs) -> dict[str, Any]:
     """Keep the results that have one entry for each row."""
-    return outputs(xentfast, case, inputs, (("", "none"), ("_grad", "sum")))
+    ways = (("", "none"), ("_grad", "sum"), ("_value_and_grad", "none"))
+    found = outputs(xentfast, case, inputs, ways)
+    found.pop("report", None)
+    return found
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", ALL_CASES, ids=str)
 def test_rows_do_not_see_their_neighbours(case: Case, dtype: str, isa: str) -> None:
     """A row alone, and among the others in another order, gives what it gives among all."""
     for shape in (Shape(37, k, "two panels and a part") for k in (1, 3, 8, 10, 16, 17, 100, 1025)):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from cases import CASES
+from cases import ALL_CASES
 from processes import run
 
 MOST = 48 * 1024  # bytes of its caller's stack that a call may take
@@ -19,7 +19,7 @@ import ctypes, mmap, sys, threading
 import ml_dtypes
 import numpy as np
 import xentfast
-from cases import CASES, FEW_SHAPES, ISAS
+from cases import ALL_CASES, FEW_SHAPES, ISAS
 from compare import FEW_WAYS, outputs
 
 PAINT, SIZE = 0x5A, 1 << 20
@@ -27,7 +27,7 @@ calls, failures = [], []
 
 def prepare(function):
     shapes = [shape.pair for shape in FEW_SHAPES] + [(1200, 100)]  # the last is read in strips
-    for case in (case for case in CASES if case.function == function):
+    for case in (case for case in ALL_CASES if case.function == function):
         for dtype in ("float32", "float64", "float16", ml_dtypes.bfloat16):
             for shape in shapes:
                 args, options = case.inputs("float32", shape)
@@ -76,7 +76,7 @@ if failures:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="threads are not those of POSIX")
-@pytest.mark.parametrize("function", sorted({case.function for case in CASES}))
+@pytest.mark.parametrize("function", sorted({case.function for case in ALL_CASES}))
 def test_calls_in_a_thread_with_a_small_stack(function: str) -> None:
     assert 0 < int(run(CALLS, function)) < MOST
 

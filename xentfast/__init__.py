@@ -3,10 +3,10 @@
 The losses, each with `_grad` and `_value_and_grad`: `cross_entropy` (class indices or
 distributions) and `binary_cross_entropy`; and `linear_cross_entropy`, with `_value_and_grad`, of
 the logits that a linear layer would make. Beside them `entropy`, `kl_divergence`, `js_divergence`,
-`is_distribution`, `logsumexp`, `softmax` and `log_softmax`; `evaluate`, everything that is reported
-of a model in one pass, and `compare`, how two models differ. For classes that are spread over
-workers `shard_statistics`, `merge_shards`, `shard_loss` and `shard_grad`. `xentfast.reference` has
-the same functions in plain NumPy.
+`topk_kl_divergence`, `is_distribution`, `logsumexp`, `softmax` and `log_softmax`; `evaluate`,
+everything that is reported of a model in one pass, and `compare`, how two models differ. For
+classes that are spread over workers `shard_statistics`, `merge_shards`, `shard_loss` and
+`shard_grad`. `xentfast.reference` has the same functions in plain NumPy.
 """
 
 from contextlib import suppress
@@ -36,7 +36,12 @@ from xentfast._cross_entropy import (
     cross_entropy_grad,
     cross_entropy_value_and_grad,
 )
-from xentfast._distillation import js_divergence_value_and_grad, kl_divergence_value_and_grad
+from xentfast._distillation import (
+    js_divergence_value_and_grad,
+    kl_divergence_value_and_grad,
+    topk_kl_divergence,
+    topk_kl_divergence_value_and_grad,
+)
 from xentfast._divergence import entropy, is_distribution, js_divergence, kl_divergence
 from xentfast._evaluate import Evaluation, evaluate
 from xentfast._linear import linear_cross_entropy, linear_cross_entropy_value_and_grad
@@ -74,6 +79,8 @@ __all__ = [
     "shard_statistics",
     "show_config",
     "softmax",
+    "topk_kl_divergence",
+    "topk_kl_divergence_value_and_grad",
 ]
 
 __version__ = str(show_config()["version"])

@@ -217,11 +217,16 @@ def labels_of(labels: object, x: Array, axis: int) -> tuple[Array, bool]:
     return y, dense
 
 
+def widened(a: Array) -> Array:
+    """Return bfloat16 as float32, and anything else as it is."""
+    if kind_of(a.dtype) != _BFLOAT16_KIND:
+        return a
+    return (a.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
 def _weight(name: str, weight: object, kinds: str) -> Array:
     """Return weights of a dtype the loops can read."""
-    w = array(name, weight)
-    if kind_of(w.dtype) == _BFLOAT16_KIND:
-        w = (w.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    w = widened(array(name, weight))
     if w.dtype.kind not in kinds:
         raise TypeError(f"{name} must have a real dtype, got {w.dtype}")
     if w.dtype == np.bool_:
@@ -287,6 +292,12 @@ def _first(what: str, a: Array, bad: Any, at: str, origin: tuple[int, ...] = ())
     index = tuple(int(i) for i in found[0])
     there = tuple(map(operator.add, index, origin)) if origin else index
     return a[index], f"{at}{there[0] if a.ndim == 1 else there}" if a.ndim else ""
+
+
+def fail_first(name: str, rule: str, a: Array, bad: Any) -> None:
+    """Raise for the first bad value of an array."""
+    got, where = _first(name, a, bad, " at ")
+    raise ValueError(f"{name} must {rule}, got {got}{where}")
 
 
 def fail_label(

@@ -143,7 +143,7 @@ class Comparison:
     def change_rms_error(self) -> float:
         """Standard error of `change_rms`, that of the mean square over twice the root."""
         error = self._error("change_square", "change_fourth", self.labelled)
-        return error / (2 * self.change_rms) if error else error
+        return error / (2 * self.change_rms) if self.change_rms else error
 
     @property
     def log_perplexity_ratio(self) -> float:

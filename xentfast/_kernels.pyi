@@ -8,6 +8,7 @@ divergence: Any
 evaluate: Any
 compare: Any
 logit_divergence: Any
+topk_divergence: Any
 is_distribution: Any
 softmax: Any
 shard: Any

@@ -44,6 +44,8 @@ __all__ = [
     "shard_loss",
     "shard_statistics",
     "softmax",
+    "topk_kl_divergence",
+    "topk_kl_divergence_value_and_grad",
 ]
 
 Array: TypeAlias = NDArray[Any]
@@ -715,6 +717,58 @@ def js_divergence_value_and_grad(
     m = (p + q) / 2
     gradient = _product(q, np.log(q / m) - _kl(q, m)[..., np.newaxis]) / 2
     return _weighed(_js(p, q), gradient / temperature, axis, sample_weight, reduction, out)
+
+
+@_quiet
+def topk_kl_divergence_value_and_grad(
+    indices: ArrayLike,
+    probabilities: ArrayLike,
+    logits: ArrayLike,
+    *,
+    axis: int = -1,
+    rest: str = "renormalize",
+    temperature: float = 1.0,
+    sample_weight: ArrayLike | None = None,
+    reduction: str = "mean",
+    out: Array | None = None,
+) -> tuple[Value, Array]:
+    """Return `topk_kl_divergence` and its gradient: the listed p are put into a row of zeros."""
+    x = np.moveaxis(_floating(logits), axis, -1)
+    given = np.moveaxis(np.asarray(probabilities, x.dtype), axis, -1)
+    listed = np.where(given == 0, 0, np.moveaxis(np.asarray(indices), axis, -1))
+    places = listed[..., np.newaxis] == np.arange(x.shape[-1])
+    p = (_product(given[..., np.newaxis], places)).sum(axis=-2)
+    q, known = softmax(x / x.dtype.type(temperature)), p != 0
+    if rest == "class":
+        left = np.maximum(1 - p.sum(axis=-1, keepdims=True), 0)
+        share = np.where(known, 0, q).sum(axis=-1, keepdims=True)
+        losses = _kl(np.append(p, left, axis=-1), np.append(np.where(known, q, 0), share, axis=-1))
+        gradient = np.where(known, q - p, q - _product(left, q / share))
+    else:
+        p = p / p.sum(axis=-1, keepdims=True)
+        losses, gradient = _kl(p, q), q - p
+    return _weighed(losses, gradient / temperature, axis, sample_weight, reduction, out)
+
+
+def topk_kl_divergence(
+    indices: ArrayLike,
+    probabilities: ArrayLike,
+    logits: ArrayLike,
+    *,
+    axis: int = -1,
+    rest: str = "renormalize",
+    temperature: float = 1.0,
+    sample_weight: ArrayLike | None = None,
+    reduction: str = "mean",
+) -> Value:
+    """Return KL(p, q), p of a few classes: what it leaves of 1 is divided among them, or a class.
+
+    See `xentfast.topk_kl_divergence` for the arguments, which are not checked here.
+    """
+    return topk_kl_divergence_value_and_grad(
+        indices, probabilities, logits, axis=axis, rest=rest, temperature=temperature,
+        sample_weight=sample_weight, reduction=reduction,
+    )[0]  # fmt: skip
 
 
 def is_distribution(p: ArrayLike, *, axis: int = -1, atol: float | None = None) -> Value:

@@ -120,6 +120,16 @@ cdef extern from "rows/rows.h" nogil:
         double label[XF_PANEL]
         double scale[XF_PANEL]
         double own[XF_PANEL]
+    ctypedef struct xf_sparse:
+        ptrdiff_t listed
+        const int64_t *index
+        const double *p
+        double scale
+        xf_bool rest_is_class
+        double rounding
+        double *logit
+        double *slope
+        double value
     enum: XF_BAND, XF_DIVERGENCE_BYTES
     ctypedef struct xf_band:
         const char *first
@@ -149,6 +159,10 @@ cdef extern from "rows/rows.h" nogil:
         void (*compare)(const xf_rows *, const xf_rows *, xf_panel *, xf_pairs *) noexcept nogil
         void (*compare_gradient)(xf_towards, const xf_rows *, const xf_rows *, xf_panel *,
                                  const xf_pairs *, const xf_out *) noexcept nogil
+        void (*sparse_rest)(const xf_rows *, xf_panel *, xf_sparse *) noexcept nogil
+        void (*sparse)(xf_sparse *) noexcept nogil
+        void (*sparse_gradient)(const xf_rows *, xf_panel *, const xf_sparse *, double,
+                                const xf_out *) noexcept nogil
         double (*binary)(const xf_binary *, xf_bool *) noexcept nogil
         void (*divergence)(xf_divergence, xf_bool, const xf_band *, const xf_band *, int,
                            ptrdiff_t, double *, void *) noexcept nogil
@@ -212,3 +226,4 @@ include "exact.pxi"
 include "evaluate.pxi"
 include "hessian.pxi"
 include "pairs.pxi"
+include "sparse.pxi"

@@ -58,7 +58,7 @@ cdef inline void add_to_bins(Evaluate *job, const xf_panel *p, const xf_scores *
 
 
 cdef inline void add_panel(Evaluate *job, const xf_panel *p, xf_scores *s, double *weight,
-                           const Part *part) noexcept nogil:
+                           bint some, const Part *part) noexcept nogil:
     """Adds the rows of a panel that have a label, and clears the scores of the others.
 
     Sums: ROW_SUMS, confidence of the bins, and if weighted the weights of the hits, of the bins and
@@ -71,7 +71,7 @@ cdef inline void add_panel(Evaluate *job, const xf_panel *p, xf_scores *s, doubl
     scores[1] = s.entropy
     scores[2] = s.brier
     scores[3] = s.reciprocal
-    for i in range(XF_PANEL):
+    for i in range(XF_PANEL if some else 0):
         if p.label[i] < 0:
             weight[i] = 0
             for k in range(4):
@@ -122,6 +122,7 @@ cdef void evaluate_task(void *context, ptrdiff_t task, void *memory) noexcept no
     cdef double weight[XF_PANEL]
     cdef Part part = take_part(&job.sums)
     cdef ptrdiff_t row = task * job.task, end = row + job.task, begin = 0, stop
+    cdef bint some              # whether some of the panel's places may not count
     cdef int i, n
     if end > job.rows:
         end = job.rows
@@ -148,7 +149,10 @@ cdef void evaluate_task(void *context, ptrdiff_t task, void *memory) noexcept no
                     xf_raise(&job.bad_weight)
         find_rows(&job.shape, &job.labels, row, n, place)
         read_indices(place, job.labels.kind, n, p.label)
+        some = job.ignores or n < XF_PANEL
         for i in range(n):
+            some |= <uint64_t> p.label[i] >= <uint64_t> job.classes
+        for i in range(n if some else 0):
             if job.ignores and p.label[i] == job.ignored:
                 p.label[i] = -1
             elif <uint64_t> p.label[i] >= <uint64_t> job.classes:
@@ -157,7 +161,7 @@ cdef void evaluate_task(void *context, ptrdiff_t task, void *memory) noexcept no
         x.step = rows_of_x.step
         find_rows(shape, rows_of_x, row - begin, n, x.row)
         job.kernels.evaluate(&x, p, job.from_logits, &scores)
-        for i in range(n):
+        for i in range(n if some else 0):
             if p.label[i] < 0:
                 scores.loss[i] = 0
                 scores.rank[i] = -1
@@ -167,7 +171,7 @@ cdef void evaluate_task(void *context, ptrdiff_t task, void *memory) noexcept no
         put_scores(job, &job.lse, row, n, scores.lse)
         put_indices(job, &job.rank, row, n, scores.rank)
         put_indices(job, &job.predicted, row, n, scores.predicted)
-        add_panel(job, p, &scores, weight, &part)
+        add_panel(job, p, &scores, weight, some, &part)
         row += n
     give_part(&job.sums, &part)
 

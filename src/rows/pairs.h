@@ -50,9 +50,15 @@ typedef struct {
     bool all_near;
 } pair_terms;
 
+/* exp((x - maximum) scale) inverse; what the rounding of x - maximum loses, and that of the product,
+   is put back. */
 INLINE vec probability(vec x, vec maximum, vec inverse, vec scale)
 {
-    return v_mul(v_exp(v_max(v_set1(DEEPEST), v_mul(v_sub(x, maximum), scale))), inverse);
+    const vec d = v_sub(x, maximum), back = v_add(d, maximum), product = v_mul(d, scale);
+    const vec lost = v_sub(v_sub(x, back), v_sub(maximum, v_sub(back, d)));
+    const mask counts = v_lt(v_set1(DEEPEST), product);
+    const vec e = v_mul(v_exp(v_max(v_set1(DEEPEST), product)), inverse);
+    return v_fma(e, v_keep(counts, v_fma(lost, scale, v_lost(d, scale, product))), e);
 }
 
 INLINE pair_terms terms_of(vec a, vec b, const pair_factors *f)
@@ -158,6 +164,19 @@ INLINE vec scaled_term(vec x, vec q, const void *k)
 }
 SUM_BLOCK(sum_scaled, scaled_term, -INFINITY, -INFINITY)
 
+/* Defines the same of a tile, for each of its rows. */
+#define SUM_TILE(name, term)                                                     \
+    static vec name(const real *p, const real *q, ptrdiff_t n, const void *k)    \
+    {                                                                            \
+        vec s[CHAINS];                                                           \
+        for (ptrdiff_t j = 0; j < n; j++) {                                      \
+            const vec t = term(v_load(p + j * LANES), v_load(q + j * LANES), k); \
+            s[j % CHAINS] = v_add(j < CHAINS ? v_zero() : s[j % CHAINS], t);     \
+        }                                                                        \
+        return fold_chains(s, n);                                                \
+    }
+SUM_TILE(tile_scaled, scaled_term)
+
 /* The maximum of row i, the first place it has, and s', as of softmax. */
 static void scaled_statistics(const xf_rows *x, int i, ptrdiff_t classes, vec scale, void *buffer,
                               real *maximum, real *sum, ptrdiff_t *first)
@@ -204,6 +223,27 @@ static inline pair_factors pair_of(const xf_pairs *pairs, int i)
     return f;
 }
 
+/* The factors of all pairs, each in its lane. */
+static inline pair_factors lanes_of(const xf_pairs *pairs)
+{
+    real shift[LANES], offset[LANES], maximum[2][LANES], inverse[2][LANES];
+    for (int i = 0; i < LANES; i++) {
+        shift[i] = (real)pairs->shift[i];
+        offset[i] = (real)pairs->offset[i];
+        for (int k = 0; k < 2; k++) {
+            maximum[k][i] = (real)pairs->maximum[k][i];
+            inverse[k][i] = (real)pairs->inverse[k][i];
+        }
+    }
+    return (pair_factors){
+        .scale = v_set1((real)pairs->scale),
+        .shift = v_load(shift),
+        .offset = v_load(offset),
+        .maximum = {v_load(maximum[0]), v_load(maximum[1])},
+        .inverse = {v_load(inverse[0]), v_load(inverse[1])},
+    };
+}
+
 /* The sums of pair i with its offset. */
 static inline void pair_sums(const xf_rows *const x[2], xf_panel *p, const xf_pairs *pairs, int i,
                              double *sums)
@@ -224,42 +264,150 @@ static inline double not_negative(double a) { return a < 0 ? 0 : a; }
 static inline void compare_labels(const xf_rows *const x[2], const xf_panel *p, xf_pairs *pairs,
                                   real (*log)[LANES])
 {
-    for (int i = 0; i < p->rows; i++) {
-        const ptrdiff_t y = p->label[i] < 0 ? 0 : p->label[i];
-        real logit[2], change[LANES], u[LANES];
-        for (int k = 0; k < 2; k++) {
-            logit[k] = read_one(x[k]->row[i] + y * x[k]->step, x[k]->type);
-            pairs->loss[k][i] = log[k][i] + (real)(pairs->maximum[k][i] - logit[k]) * pairs->scale;
+    real logit[2][LANES], change[LANES], u[LANES];
+    for (int k = 0; k < 2; k++)
+        for (int i = 0; i < LANES; i++) {
+            const ptrdiff_t y = p->label[i] < 0 ? 0 : p->label[i];
+            logit[k][i] = read_one(x[k]->row[i] + y * x[k]->step, x[k]->type);
+            pairs->loss[k][i] =
+                log[k][i] + (real)(pairs->maximum[k][i] - logit[k][i]) * pairs->scale;
         }
-        const pair_factors f = pair_of(pairs, i);
-        const pair_terms t = terms_of(v_set1(logit[0]), v_set1(logit[1]), &f);
-        v_store(change, v_select(t.near, v_mul(t.p, t.down), v_sub(t.q, t.p)));
-        v_store(u, t.u);
-        pairs->change[i] = change[0];
-        pairs->log_ratio[i] = u[0];
+    const pair_factors f = lanes_of(pairs);
+    const pair_terms t = terms_of(v_load(logit[0]), v_load(logit[1]), &f);
+    v_store(change, v_select(t.near, v_mul(t.p, t.down), v_sub(t.q, t.p)));
+    v_store(u, t.u);
+    for (int i = 0; i < LANES; i++) {
+        pairs->change[i] = change[i];
+        pairs->log_ratio[i] = u[i];
     }
 }
+
+/* Are the pairs treated with the lanes across them? */
+static inline bool pairs_across(const xf_rows *a, const xf_rows *b, const xf_panel *p)
+{
+    return p->rows >= LANES / 4 &&
+           (p->classes <= TILE_CLASSES || !packed(a->type, a->step) || !packed(b->type, b->step));
+}
+
+/* Classes [j0, j0 + n) of both, as tiles, unless those of the only block are there already. */
+static inline void read_pairs(const xf_rows *const x[2], ptrdiff_t j0, ptrdiff_t n, xf_panel *p,
+                              bool first)
+{
+    for (int k = 0; k < 2 && (first || p->classes > BLOCK); k++)
+        read_tile(x[k], j0, n, (real *)p->tile[k]);
+}
+
+/* The statistics of all rows of both. */
+static inline void statistics_across(const xf_rows *const x[2], xf_panel *p, vec scale,
+                                     real (*maximum)[LANES], real (*sum)[LANES],
+                                     ptrdiff_t (*first)[LANES])
+{
+    double total[2][LANES] = {{0}}, count[2][LANES] = {{0}};
+    real value[LANES], place[LANES];
+    vec at;
+    for (int k = 0; k < 2; k++)
+        for (int i = 0; i < LANES; i++) {
+            maximum[k][i] = -INFINITY;
+            first[k][i] = 0;
+        }
+    for (ptrdiff_t j = 0; j < p->classes; j += BLOCK) {
+        const ptrdiff_t n = block_length(p->classes, j);
+        read_pairs(x, j, n, p, true);
+        for (int k = 0; k < 2; k++) {
+            v_store(value, tile_first((real *)p->tile[k], n, false, &at));
+            v_store(place, at);
+            for (int i = 0; i < LANES; i++)
+                if (value[i] > maximum[k][i]) {
+                    maximum[k][i] = value[i];
+                    first[k][i] = j + (ptrdiff_t)place[i];
+                }
+        }
+    }
+    for (ptrdiff_t j = 0; j < p->classes; j += BLOCK) {
+        const ptrdiff_t n = block_length(p->classes, j);
+        read_pairs(x, j, n, p, false);
+        for (int k = 0; k < 2; k++) {
+            const real *a = (const real *)p->tile[k];
+            const vec m = v_load(maximum[k]);
+            const pair_factors f = {.maximum[0] = v_max(v_set1(-REAL_MAX), m), .scale = scale};
+            vec equal = v_zero();
+            for (ptrdiff_t c = 0; c < n; c++)
+                equal = v_count(equal, v_eq(v_load(a + c * LANES), m));
+            v_store(value, tile_scaled(a, a, n, &f));
+            v_store(place, v_counted(equal));
+            for (int i = 0; i < LANES; i++) {
+                total[k][i] += value[i];
+                count[k][i] += place[i];
+            }
+        }
+    }
+    for (int k = 0; k < 2; k++)
+        for (int i = 0; i < LANES; i++)
+            sum[k][i] = (real)(total[k][i] + (count[k][i] - 1)) + (maximum[k][i] - maximum[k][i]);
+}
+
+/* The sums of all pairs with their offsets. */
+static inline void sums_across(const xf_rows *const x[2], xf_panel *p, const xf_pairs *pairs,
+                               double (*sums)[LANES])
+{
+    const pair_factors f = lanes_of(pairs);
+    real value[LANES];
+    memset(sums, 0, PAIR_SUMS * sizeof *sums);
+    for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += BLOCK) {
+        const ptrdiff_t n = block_length(p->classes, j0), used = n < CHAINS ? n : CHAINS;
+        vec s[CHAINS][PAIR_SUMS], chain[CHAINS];
+        read_pairs(x, j0, n, p, false);
+        for (ptrdiff_t j = 0; j < n; j++) {
+            const ptrdiff_t at = j * LANES;
+            for (int k = 0; k < PAIR_SUMS && j < CHAINS; k++)
+                s[j][k] = v_zero();
+            add_terms(s[j % CHAINS], v_load((real *)p->tile[0] + at),
+                      v_load((real *)p->tile[1] + at), &f);
+        }
+        for (int k = 0; k < PAIR_SUMS; k++) {
+            for (ptrdiff_t c = 0; c < used; c++)
+                chain[c] = s[c][k];
+            v_store(value, fold_chains(chain, n));
+            for (int i = 0; i < LANES; i++)
+                sums[k][i] += value[i];
+        }
+    }
+}
+
+/* What the sums of pair i say: false where they are to be taken again with another offset. */
+static inline bool end_pair(xf_pairs *pairs, int i, const double *sums)
+{
+    const double rest = beyond_log1p(sums[FORWARD_REST]);
+    pairs->offset[i] -= sums[FORWARD_REST];
+    pairs->divergence[XF_FORWARD][i] = not_negative(sums[FORWARD] - rest);
+    pairs->divergence[XF_REVERSE][i] =
+        not_negative(sums[REVERSE] - beyond_log1p(sums[REVERSE_REST]));
+    pairs->divergence[XF_SYMMETRIC][i] = not_negative(sums[SYMMETRIC]);
+    return !(rest > TOO_MUCH * sums[FORWARD]);
+}
+#define ROUNDS 3 /* at most */
 
 static void compare(const xf_rows *a, const xf_rows *b, xf_panel *p, xf_pairs *pairs)
 {
     const xf_rows *const x[2] = {a, b};
     const vec scale = v_set1((real)pairs->scale), one = v_set1(1);
-    real maximum[2][LANES], sum[2][LANES], log[2][LANES], inverse[LANES];
-    ptrdiff_t first[2][LANES];
+    const bool across = pairs_across(a, b, p);
+    real maximum[2][LANES] = {{0}}, sum[2][LANES] = {{0}}, log[2][LANES], inverse[LANES];
+    ptrdiff_t first[2][LANES] = {{0}};
+    if (across)
+        statistics_across(x, p, scale, maximum, sum, first);
     for (int k = 0; k < 2; k++) {
-        for (int i = 0; i < LANES; i++)
-            sum[k][i] = 0;
-        for (int i = 0; i < p->rows; i++)
+        for (int i = 0; i < p->rows && !across; i++)
             scaled_statistics(x[k], i, p->classes, scale, p->block[k], &maximum[k][i], &sum[k][i],
                               &first[k][i]);
         v_store(log[k], v_log1p(v_load(sum[k])));
         v_store(inverse, v_div(one, v_add(one, v_load(sum[k]))));
-        for (int i = 0; i < p->rows; i++) {
+        for (int i = 0; i < LANES; i++) {
             pairs->maximum[k][i] = maximum[k][i];
             pairs->inverse[k][i] = inverse[i];
         }
     }
-    for (int i = 0; i < p->rows; i++) {
+    for (int i = 0; i < LANES; i++) {
         const ptrdiff_t at = first[0][i] * b->step;
         real shift = maximum[0][i] - read_one(b->row[i] + at, b->type);
         shift = shift - shift == 0 ? shift : 0;
@@ -267,19 +415,24 @@ static void compare(const xf_rows *a, const xf_rows *b, xf_panel *p, xf_pairs *p
         pairs->shift[i] = shift;
         pairs->offset[i] = ((double)log[0][i] - (double)log[1][i]) + apart * pairs->scale;
         pairs->same[i] = first[0][i] == first[1][i];
-        double sums[PAIR_SUMS], rest;
-        bool again = true;
-        for (int round = 0; again && round < 3; round++) {
-            pair_sums(x, p, pairs, i, sums);
-            rest = beyond_log1p(sums[FORWARD_REST]);
-            again = rest > TOO_MUCH * sums[FORWARD];
-            pairs->offset[i] -= sums[FORWARD_REST];
-        }
-        pairs->divergence[XF_FORWARD][i] = not_negative(sums[FORWARD] - rest);
-        pairs->divergence[XF_REVERSE][i] =
-            not_negative(sums[REVERSE] - beyond_log1p(sums[REVERSE_REST]));
-        pairs->divergence[XF_SYMMETRIC][i] = not_negative(sums[SYMMETRIC]);
     }
+    double sums[PAIR_SUMS], of_all[PAIR_SUMS][LANES];
+    bool done[LANES] = {false}, all = !across;
+    for (int round = 0; !all && round < ROUNDS; round++) {
+        sums_across(x, p, pairs, of_all);
+        all = true;
+        for (int i = 0; i < p->rows; i++) {
+            for (int k = 0; k < PAIR_SUMS; k++)
+                sums[k] = of_all[k][i];
+            done[i] = done[i] || end_pair(pairs, i, sums);
+            all = all && done[i];
+        }
+    }
+    for (int i = 0; i < p->rows && !across; i++)
+        for (int round = 0; !done[i] && round < ROUNDS; round++) {
+            pair_sums(x, p, pairs, i, sums);
+            done[i] = end_pair(pairs, i, sums);
+        }
     compare_labels(x, p, pairs, log);
 }
 
@@ -313,10 +466,58 @@ INLINE vec middle_term(vec a, vec b, const void *k)
     return times(t.q, log_to_middle(&t));
 }
 SUM_BLOCK(sum_middle, middle_term, -INFINITY, -INFINITY)
+SUM_TILE(tile_middle, middle_term)
+
+INLINE void pair_gradient_tile(xf_towards what, const real *a, real *b, ptrdiff_t n,
+                               const pair_factors *f, vec mean, mask counts, vec by)
+{
+    for (ptrdiff_t j = 0; j < n * LANES; j += LANES) {
+        const pair_terms t = terms_of(v_load(a + j), v_load(b + j), f);
+        v_store(b + j, v_keep(counts, v_mul(pair_gradient(what, &t, mean), by)));
+    }
+}
+
+static inline void gradient_across(xf_towards what, const xf_rows *const x[2], xf_panel *p,
+                                   const xf_pairs *pairs, const xf_out *out)
+{
+    const pair_factors f = lanes_of(pairs);
+    real *const a = (real *)p->tile[0], *const b = (real *)p->tile[1];
+    real weight[LANES], by[LANES], mean[LANES], value[LANES];
+    double total[LANES] = {0};
+    for (ptrdiff_t j = 0; what == XF_SYMMETRIC && j < p->classes; j += BLOCK) {
+        const ptrdiff_t n = block_length(p->classes, j);
+        read_pairs(x, j, n, p, true);
+        v_store(value, tile_middle(a, b, n, &f));
+        for (int i = 0; i < LANES; i++)
+            total[i] += value[i];
+    }
+    for (int i = 0; i < LANES; i++) {
+        weight[i] = (real)p->weight[i];
+        by[i] = (real)(p->weight[i] * p->gradient_scale);
+        mean[i] = (real)(what == XF_REVERSE ? pairs->divergence[XF_REVERSE][i] : total[i]);
+    }
+    const mask counts = v_le(v_zero(), v_load(weight));
+    for (ptrdiff_t j = 0; j < p->classes; j += BLOCK) {
+        const ptrdiff_t n = block_length(p->classes, j);
+        read_pairs(x, j, n, p, true);
+        if (what == XF_FORWARD)
+            pair_gradient_tile(XF_FORWARD, a, b, n, &f, v_load(mean), counts, v_load(by));
+        else if (what == XF_REVERSE)
+            pair_gradient_tile(XF_REVERSE, a, b, n, &f, v_load(mean), counts, v_load(by));
+        else
+            pair_gradient_tile(XF_SYMMETRIC, a, b, n, &f, v_load(mean), counts, v_load(by));
+        write_tile(out, p->rows, j, n, b, (char *)p->tile[2]);
+    }
+}
 
 static void compare_gradient(xf_towards what, const xf_rows *a, const xf_rows *b, xf_panel *p,
                              const xf_pairs *pairs, const xf_out *out)
 {
+    if (pairs_across(a, b, p)) {
+        const xf_rows *const x[2] = {a, b};
+        gradient_across(what, x, p, pairs, out);
+        return;
+    }
     for (int i = 0; i < p->rows; i++) {
         if (p->weight[i] < 0) {
             clear(out, i, p->classes);

@@ -39,6 +39,7 @@ typedef double real;
 #include "rows/evaluate.h"
 #include "rows/hessian.h"
 #include "rows/pairs.h"
+#include "rows/sparse.h"
 #include "rows/sums.h"
 
 static void elementwise(int which, const void *x, void *y, ptrdiff_t n)
@@ -69,9 +70,12 @@ const xf_kernels JOIN(XF_ISA, XF_BITS) = {
     .evaluate = evaluate,
 #if XF_BITS == 64
     .add_sixteen = add_sixteen,
+    .sparse = sparse,
 #endif
     .compare = compare,
     .compare_gradient = compare_gradient,
+    .sparse_rest = sparse_rest,
+    .sparse_gradient = sparse_gradient,
     .binary = binary,
     .divergence = divergence,
     .half = half,

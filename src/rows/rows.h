@@ -116,6 +116,23 @@ typedef struct {
     double scale[XF_PANEL], own[XF_PANEL];
 } xf_shard;
 
+/* One row of logits, and those of its classes that a teacher lists. */
+typedef struct {
+    /* in */
+    ptrdiff_t listed;
+    const int64_t *index; /* ascending, with the probabilities p > 0 */
+    const double *p;
+    double scale;       /* one over the temperature */
+    bool rest_is_class; /* what p leaves of 1 is a class; else p is divided by its sum */
+    double rounding;    /* how far that sum may be from 1 */
+    double *logit, *slope;
+    /* between: the largest of the others, the sum of their exponentials of it, and what makes them the
+       gradient; slope is that of the listed */
+    double maximum, rest, factor;
+    /* out */
+    double value;
+} xf_sparse;
+
 /* Rows that lie `apart` bytes from each other; a step as in xf_rows. */
 typedef struct {
     const char *first;
@@ -174,6 +191,12 @@ typedef struct {
     void (*compare)(const xf_rows *a, const xf_rows *b, xf_panel *p, xf_pairs *pairs);
     void (*compare_gradient)(xf_towards what, const xf_rows *a, const xf_rows *b, xf_panel *p,
                              const xf_pairs *pairs, const xf_out *out);
+    /* The divergence of the first row: what is not listed; then, of double only, the value; then the
+       gradient times `by`, 0 where the panel's first weight is below 0; out may be x. */
+    void (*sparse_rest)(const xf_rows *x, xf_panel *p, xf_sparse *s);
+    void (*sparse)(xf_sparse *s);
+    void (*sparse_gradient)(const xf_rows *x, xf_panel *p, const xf_sparse *s, double by,
+                            const xf_out *out);
     /* The sum of the block's losses; *valid becomes false where a label is outside [0, 1]. */
     double (*binary)(const xf_binary *b, bool *valid);
     /* Each row's entropy, divergence or mass; q is NULL where there is one distribution. */
