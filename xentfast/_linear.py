@@ -328,8 +328,8 @@ class _Layer:
                 if self.begun:
                     products.add_product(g, x, of_run, self.part)
                 else:
-                    for at in range(0, end - first, self.step):
-                        part = slice(at, at + self.step)
+                    for begin in range(0, end - first, self.step):
+                        part = slice(begin, begin + self.step)
                         products.multiply(g[:, part].T, x, of_run[part])
             self.begun = True
 
