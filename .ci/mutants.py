@@ -59,6 +59,8 @@ LAYOUT, CROSS, BINARY = (
 CHECKS, POOL, HALF = "xentfast/_checks.py", "src/pool.c", "src/simd/half.h"
 LOG_LOSS, SIGMOID = "src/rows/log_loss.h", "src/rows/sigmoid.h"
 STATISTICS, SOFTMAX = "src/rows/statistics.h", "src/rows/softmax.h"
+EVALUATE, PAIRS = "src/rows/evaluate.h", "src/rows/pairs.h"
+HESSIAN, ELEMENTWISE = "src/rows/hessian.h", "src/rows/elementwise.h"
 EXP_ROW, DIVERGENCE = "src/simd/exp_row.h", "src/rows/divergence.h"
 SHARDS = "xentfast/_shards.py"
 AVX2, VEC = "src/simd/vec_avx2.h", "src/simd/vec.h"
@@ -86,10 +88,10 @@ MUTANTS = (
     ),
     Mutant(
         LAYOUT,
-        "n if n < end - first else end - first",
-        "n",
-        "a strip runs past the end of its chunk",
-        "threads",
+        "    if n > fit:\n        n = fit\n",
+        "",
+        "a strip runs past the end of its memory",
+        "memory",
     ),
     Mutant(
         LAYOUT,
@@ -346,15 +348,15 @@ MUTANTS = (
     Mutant(
         SOFTMAX,
         "        if (!(p->weight[i] > 0))\n            clear(",
-        "        if (p->weight[i] < 0)\n            clear(",
+        "        if (false)\n            clear(",
         "rows of no weight keep a gradient",
         "special",
     ),
     Mutant(
         SOFTMAX,
-        "p->label[i] < first + length)",
-        "p->label[i] <= first + length)",
-        "a label of the next block written into this one",
+        "p->label[i] >= first && ",
+        "p->label[i] > first && ",
+        "a label that is the first of a block is not written",
     ),
     Mutant(
         SOFTMAX,
@@ -460,6 +462,147 @@ MUTANTS = (
         "one row of a band is another",
         "divergences",
     ),
+    # --- evaluation, models side by side, and the drop-ins ----------------------------------------
+    Mutant(
+        EVALUATE,
+        "s->square[c] = v_fma(unit(e), e, s->square[c]);",
+        "s->square[c] = v_add(e, s->square[c]);",
+        "the sum of squares is the sum",
+        "evaluate",
+    ),
+    Mutant(
+        EVALUATE,
+        "XF_HIGHEST_WINS ? at + (label >= j0) : 0",
+        "XF_HIGHEST_WINS ? at : 0",
+        "the label wins a tie with itself",
+        "evaluate",
+    ),
+    Mutant(
+        EVALUATE,
+        "if (watched && !v_all(v_lt(at, f->maximum)))",
+        "if (watched && false)",
+        "a maximum in the last lanes is not seen",
+        "evaluate",
+    ),
+    Mutant(
+        EVALUATE,
+        "score_block(x + j, length, f, r.most == m, label, AHEAD, &b);",
+        "score_block(x + j, length, f, false, label, AHEAD, &b);",
+        "a later term equal to the maximum is not held out",
+        "evaluate",
+    ),
+    Mutant(
+        EVALUATE,
+        "logit < 0 ? bits + 1",
+        "logit < 0 ? bits",
+        "no number below a negative one",
+        "evaluate",
+    ),
+    Mutant(
+        EVALUATE,
+        "last ? v_le(a, b) : v_lt(a, b)",
+        "v_lt(a, b)",
+        "the first of equal maxima for the last, across rows",
+        "evaluate",
+    ),
+    Mutant(
+        PAIRS,
+        "v_fma(v_sub(v_sub(a, b), f->shift), f->scale",
+        "v_fma(v_sub(a, b), f->scale",
+        "a shift of all logits is forgotten",
+        "compare",
+    ),
+    Mutant(
+        PAIRS,
+        "v_drop(v_and(v_eq(t.p, zero), v_eq(t.q, zero)), t.u)",
+        "t.u",
+        "a class that both models mask",
+        "compare",
+    ),
+    Mutant(
+        PAIRS,
+        "again && round < 3",
+        "again && round < 1",
+        "the offset is not refined",
+        "compare",
+    ),
+    Mutant(
+        PAIRS,
+        "not_negative(sums[FORWARD] - rest)",
+        "not_negative(sums[FORWARD])",
+        "what the offset has left is not taken off",
+        "compare",
+    ),
+    Mutant(
+        PAIRS,
+        "v_mul(half, v_select(below, t->up, t->down))",
+        "v_mul(half, v_select(below, t->down, t->up))",
+        "the gradient of Jensen-Shannon looks to the other side",
+        "compare",
+    ),
+    Mutant(
+        PAIRS,
+        "t.down = v_sub(t.forward, u);",
+        "t.down = v_add(t.forward, u);",
+        "a sign",
+        "compare",
+    ),
+    Mutant(
+        HESSIAN,
+        "h->weight[i] == 0 ? 0 : a[i] * h->weight[i]",
+        "a[i] * h->weight[i]",
+        "a weight of 0 times an infinite loss",
+        "dropin/test_sklearn",
+    ),
+    Mutant(
+        HESSIAN,
+        "v_sub(v_drop(is_one, e), lost), sum",
+        "v_drop(is_one, e), sum",
+        "what additions lose is not carried along",
+        "dropin/test_sklearn",
+    ),
+    Mutant(
+        HESSIAN,
+        "v_select(v_eq(e, held_one), others, v_fma",
+        "v_select(v_eq(e, held_one), v_sub(total, one), v_fma",
+        "the digits of a sure row",
+        "dropin/test_sklearn",
+    ),
+    Mutant(
+        HESSIAN,
+        "memcpy(out->row[i] + (j0 + j) * out->step, a + i",
+        "memcpy(out->row[i] + j * out->step, a + i",
+        "the second part of a long row over the first",
+        "dropin/test_sklearn",
+    ),
+    Mutant(
+        HESSIAN,
+        "product(weight, v_mul(p, q)) : p",
+        "product(weight, v_mul(p, p)) : p",
+        "another second derivative",
+        "dropin/test_sklearn",
+    ),
+    Mutant(
+        ELEMENTWISE,
+        "v_and(v_eq(x, zero), v_le(zero, y)), none, r)",
+        "v_and(v_eq(x, zero), v_lt(zero, y)), none, r)",
+        "0 log(0 / 0)",
+        "dropin/test_scipy",
+    ),
+    Mutant(
+        ELEMENTWISE,
+        "    f = v_select(near, v_mul(d, inverse), f);\n",
+        "",
+        "terms of what is close lose their digits",
+        "dropin/test_scipy",
+    ),
+    Mutant(
+        ELEMENTWISE,
+        "v_max(v_zero(), v_fma(x, v_log_ratio(x, y), d))",
+        "v_fma(x, v_log_ratio(x, y), d)",
+        "terms below 0, of numbers at the ends of the range",
+        "dropin/test_scipy",
+    ),
     # --- probabilities ----------------------------------------------------------------------------
     Mutant(
         LOG_LOSS,
@@ -507,13 +650,6 @@ MUTANTS = (
         "_mm256_set1_epi32(0x7fff)), even)",
         "_mm256_set1_epi32(0x8000)), _mm256_setzero_si256())",
         "a register of bfloat16 rounds ties up",
-        "half",
-    ),
-    Mutant(
-        AVX2,
-        "quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40))",
-        "quiet = high",
-        "a nan whose payload is cut becomes inf",
         "half",
     ),
     Mutant(
@@ -650,7 +786,7 @@ def install(isa: str) -> pathlib.Path:
     """Build the tree with one instruction set, install it, and return where it was built."""
     if not PYTHON.exists():
         must(sys.executable, "-m", "venv", VENV)
-        tools = ("scikit-build-core", "cython", "cmake", "ninja")
+        tools = ("scikit-build-core", "cython", "cmake", "ninja", "scipy", "scikit-learn")
         must(PYTHON, "-m", "pip", "install", "--quiet", *tools)
     dispatch = ROOT / "src" / "dispatch.c"
     line = re.search(r"(#define INSTRUCTION_SETS\(set\)) (set\(base, .*)", dispatch.read_text())
@@ -675,8 +811,13 @@ def install(isa: str) -> pathlib.Path:
 def tested(first: str) -> tuple[bool, str]:
     """Run the tests, those named first, up to one that fails; return whether all passed."""
     ignored = [f"--ignore=tests/test_{name}.py" for name in SLOW if name != first]
-    ignored.append("--ignore=tests/dropin")  # each wants its own library
-    options = ("-x", "-q", "-p", "no:cacheprovider", *ignored, f"tests/test_{first}.py", "tests")
+    name = f"tests/{first if '/' in first else 'test_' + first}.py"
+    ignored += [  # of the drop-ins, each of which wants its own library, all but the one named
+        f"--ignore={path}"
+        for path in sorted((TESTS / "tests" / "dropin").glob("test_*.py"))
+        if path != TESTS / name
+    ]
+    options = ("-x", "-q", "-p", "no:cacheprovider", *ignored, name, "tests")
     code, said = run(PYTHON, "-m", "pytest", *options, cwd=TESTS, seconds=MOST_SECONDS)
     lines = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR", "Fatal"))]
     return code == 0, lines[0] if lines else f"ended with {code}"

@@ -140,6 +140,31 @@ def test_every_number_is_widened_and_rounded(half: np.dtype[Any], isa: str) -> N
     np.testing.assert_array_equal(got.view(np.uint16)[~nan], want.view(np.uint16)[~nan])
 
 
+@pytest.mark.parametrize("step", [1, 2])
+def test_gradients_are_rounded_to_even(step: int, half: np.dtype[Any], isa: str) -> None:
+    """Everything half way between two numbers, and next to it: the gradient of sure rows' weights.
+
+    Of the wrong one of two classes it is the weight, written by registers or one by one.
+    """
+    normal = np.array(np.finfo(np.float16).tiny if half == np.float16 else 2.0**-126, half)
+    least, top = normal.view(np.uint16), np.array(np.inf, half).view(np.uint16)
+    low = np.arange(1 if half == np.float16 else least, top, dtype=np.uint16)
+    below, above = (a.view(half).astype(np.float64) for a in (low, low + 1))
+    above[-1] = 2 * below[-1] - below[-2]  # where rounding to inf begins
+    middle = ((below + above) / 2).astype(np.float32)
+    weights = np.stack([np.nextafter(middle, -np.inf), middle, np.nextafter(middle, np.inf)])
+    weights = weights[np.isfinite(weights)]
+    x = np.zeros((len(weights), 2), half)
+    x[:, 0] = 2000
+    out = np.zeros((len(x), 2 * step), half)[:, ::step]
+    labels = np.ones(len(x), np.int64)
+    xentfast.cross_entropy_grad(x, labels, sample_weight=weights, reduction="sum", out=out)
+    with np.errstate(over="ignore"):
+        expected = weights.astype(half)
+    assert_same_bits(np.ascontiguousarray(out[:, 0]), expected)
+    assert_same_bits(np.ascontiguousarray(out[:, 1]), -expected)
+
+
 def test_many_equal_logits_do_not_overflow(half: np.dtype[Any]) -> None:
     x = np.ones((1, 70_000), half)
     assert xentfast.cross_entropy(x, [0]) == pytest.approx(np.log(70_000), rel=1e-6)

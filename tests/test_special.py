@@ -284,6 +284,7 @@ def test_is_distribution(dtype: str, isa: str) -> None:
     assert not xentfast.is_distribution(np.array([0.5, 0.5 + atol * 2], dtype))
     assert xentfast.is_distribution(np.array([0.5, 0.25], dtype), atol=0.3)
     assert not xentfast.is_distribution(np.array([0.5, 0.25], dtype), atol=0.2)
+    assert not xentfast.is_distribution(np.array([0.75, 0.5, -0.25], dtype))
     np.testing.assert_array_equal(xentfast.is_distribution([[0, 2], [1, 1]], axis=0), [True, False])
 
 
