@@ -338,16 +338,125 @@ static void softmax_case(const xf_kernels *k, xf_type type, unsigned what)
     }
 }
 
+static void expect_same(const double *a, const double *b)
+{
+    for (int i = 0; i < rows; i++)
+        expect(same_numbers(a + i, b + i, XF_F64), "two sets differ in a number of a row");
+}
+
+/* Labels, or none, and weights. */
+static void make_panel(xf_panel *given)
+{
+    memset(given, 0, sizeof *given);
+    given->rows = rows;
+    given->classes = classes;
+    given->gradient_scale = unit();
+    for (int i = 0; i < XF_PANEL; i++) {
+        const unsigned row = byte();
+        given->label[i] = i < rows && row & 7 ? below(classes) : -1;
+        given->weight[i] = (row & 56) == 0 ? -1 : row & 8 ? 1 : unit();
+    }
+}
+
+static void evaluate_case(xf_type type)
+{
+    xf_rows x;
+    xf_panel given;
+    xf_scores all[2];
+    const bool from_logits = byte() & 1, predicted = byte() & 1;
+    const xf_ties ties = (xf_ties)below(3);
+    make_rows(&arrays[X], &x, rows, classes, type, from_logits ? LOGITS : PROBABILITIES);
+    make_panel(&given);
+    for (int s = 0; s < set_count; s++) {
+        xf_isa_choose(sets[s]);
+        xf_scores *r = &all[s > 0], *first = &all[0];
+        memset(r, 0, sizeof *r);
+        r->ties = ties;
+        r->wants_predicted = predicted;
+        memcpy(&panel, &given, offsetof(xf_panel, loss));
+        poison(&arrays[X], true);
+        xf_isa_kernels(type == XF_F64 ? XF_F64 : XF_F32)->evaluate(&x, &panel, from_logits, r);
+        poison(&arrays[X], false);
+        if (s == 0)
+            continue;
+        expect_same(first->loss, r->loss);
+        if (from_logits)
+            expect_same(first->lse, r->lse);
+        expect_same(first->entropy, r->entropy);
+        expect_same(first->brier, r->brier);
+        expect_same(first->confidence, r->confidence);
+        for (int i = 0; i < rows; i++) {
+            expect(given.label[i] < 0 || first->rank[i] == r->rank[i], "two sets differ in a rank");
+            expect(!predicted || first->predicted[i] == r->predicted[i],
+                   "two sets differ in a class");
+        }
+    }
+}
+
+static void compare_case(xf_type type)
+{
+    xf_rows a, b;
+    xf_out out;
+    xf_panel given;
+    static xf_pairs pairs[2];
+    static results written[2];
+    const xf_towards towards = (xf_towards)below(3);
+    const double scale = byte() & 1 ? 1 : 4 * unit() + 0.01;
+    make_rows(&arrays[X], &a, rows, classes, type, LOGITS);
+    make_rows(&arrays[Q], &b, rows, classes, type, LOGITS);
+    make_out(&out, &a, false);
+    make_panel(&given);
+    for (int s = 0; s < set_count; s++) {
+        xf_isa_choose(sets[s]);
+        const xf_kernels *kernels = xf_isa_kernels(type == XF_F64 ? XF_F64 : XF_F32);
+        xf_pairs *r = &pairs[s > 0], *first = &pairs[0];
+        memset(r, 0, sizeof *r);
+        r->scale = scale;
+        memcpy(&panel, &given, offsetof(xf_panel, loss));
+        for (int i = 0; i < ARRAYS; i++)
+            poison(&arrays[i], true);
+        kernels->compare(&a, &b, &panel, r);
+        kernels->compare_gradient(towards, &a, &b, &panel, r, &out);
+        for (int i = 0; i < ARRAYS; i++)
+            poison(&arrays[i], false);
+        take_out(&out, &arrays[OUT], &written[s > 0]);
+        for (int k = 0; k < 3; k++)
+            for (int i = 0; i < rows; i++)
+                expect(!(r->divergence[k][i] < 0), "a divergence of logits is negative");
+        if (s == 0)
+            continue;
+        for (int k = 0; k < 3; k++)
+            expect_same(first->divergence[k], r->divergence[k]);
+        expect_same(first->loss[0], r->loss[0]);
+        expect_same(first->loss[1], r->loss[1]);
+        expect_same(first->change, r->change);
+        expect_same(first->log_ratio, r->log_ratio);
+        for (int i = 0; i < rows; i++)
+            for (ptrdiff_t j = 0; j < classes; j++) {
+                const ptrdiff_t at = out.row[i] + j * out.step - arrays[OUT].first;
+                expect(same_numbers(written[0].out + at, written[1].out + at, type),
+                       "two sets differ in a gradient of pairs");
+            }
+    }
+}
+
+static xf_band band_of(const xf_rows *x)
+{
+    return (xf_band){x->row[0], rows > 1 ? x->row[1] - x->row[0] : 0, x->step, x->type};
+}
+
 /* A block of elements, each argument or a row of the divergences. */
 static void block_case(const xf_kernels *k, xf_type real, unsigned what)
 {
     static results all[2];
     const ptrdiff_t item = size_of(real);
     xf_rows p, q;
+    xf_band bands[2];
     xf_binary b = {0};
+    static _Alignas(64) char scratch[XF_DIVERGENCE_BYTES];
     const unsigned options = byte();
     const int which = (int)below(4);
-    const xf_divergence kind = (xf_divergence)below(3);
+    const xf_divergence kind = (xf_divergence)below(4);
     const xf_type half = options & 1 ? XF_F16 : XF_BF16;
     const ptrdiff_t n = classes < k->block ? classes : k->block;
     char *x = NULL, *y = NULL, *w = NULL, *to = NULL;
@@ -357,6 +466,8 @@ static void block_case(const xf_kernels *k, xf_type real, unsigned what)
             real == XF_F64 ? XF_F64 : (xf_type[]){XF_F32, XF_F16, XF_BF16}[below(3)];
         make_rows(&arrays[X], &p, rows, classes, type, PROBABILITIES);
         make_rows(&arrays[Q], &q, rows, classes, type, PROBABILITIES);
+        bands[0] = band_of(&p);
+        bands[1] = band_of(&q);
     } else {
         const bool narrows = what == 5;
         const bool widens = what == 4;
@@ -397,12 +508,15 @@ static void block_case(const xf_kernels *k, xf_type real, unsigned what)
             memset(to, CANARY, (size_t)arrays[OUT].bytes);
         for (int i = 0; i < ARRAYS; i++)
             poison(&arrays[i], true);
-        for (int i = 0; i < rows && what < 2; i++)
-            r->numbers[i] = what == 0
-                                ? kernels->mass(&p, i, classes, &r->valid)
-                                : kernels->divergence(kind, &p, kind == XF_ENTROPY ? NULL : &q, i,
-                                                      classes, options & 1);
-        if (what == 2)
+        if (what < 2) {
+            const bool pairs = kind == XF_KL || kind == XF_JS;
+            kernels->divergence(kind, options & 1, &bands[0], pairs ? &bands[1] : NULL, rows,
+                                classes, r->numbers, scratch);
+            for (int i = 0; i < rows; i++)
+                expect(kind == XF_MASS || kind == XF_ENTROPY || !(options & 1) ||
+                           !(r->numbers[i] < 0),
+                       "a divergence is negative");
+        } else if (what == 2)
             r->numbers[0] = kernels->binary(&b, &r->valid);
         else if (what == 3)
             kernels->terms((xf_term)which, x, y, n, to);
@@ -440,7 +554,7 @@ static void attempt(const uint8_t *data, size_t size)
     for (size_t i = 0; i < size; i++)
         input.random = (input.random ^ data[i]) * 0x100000001b3;
     input.random |= 1;
-    const unsigned what = byte() % 10;
+    const unsigned what = byte() % 12;
     const xf_type type = (xf_type)below(4), real = type == XF_F64 ? XF_F64 : XF_F32;
     xf_isa_choose(sets[0]);
     const xf_kernels *k = xf_isa_kernels(real);
@@ -454,8 +568,12 @@ static void attempt(const uint8_t *data, size_t size)
     }
     if (what < 3)
         softmax_case(k, type, what);
-    else
+    else if (what < 10)
         block_case(k, real, what - 3);
+    else if (what == 10)
+        evaluate_case(type);
+    else
+        compare_case(type);
 }
 
 /* rows SECONDS SEED [first] [count]: input number n is made from SEED and n alone, and its number is
