@@ -507,8 +507,8 @@ MUTANTS = (
     ),
     Mutant(
         PAIRS,
-        "v_fma(v_sub(v_sub(a, b), f->shift), f->scale",
-        "v_fma(v_sub(a, b), f->scale",
+        "difference(difference(a, b, &lost), f->shift, &lost_too)",
+        "difference(difference(a, b, &lost), v_zero(), &lost_too)",
         "a shift of all logits is forgotten",
         "compare",
     ),
@@ -521,8 +521,8 @@ MUTANTS = (
     ),
     Mutant(
         PAIRS,
-        "again && round < 3",
-        "again && round < 1",
+        "#define ROUNDS 3",
+        "#define ROUNDS 1",
         "the offset is not refined",
         "compare",
     ),

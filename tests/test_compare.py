@@ -78,9 +78,11 @@ def test_numbers_are_those_of_the_reference(classes: int, dtype: str, isa: str) 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("classes", [2, 10, 129, 513, 5000])
 def test_close_rows_keep_their_digits(classes: int, dtype: str, isa: str) -> None:
-    bound = 2e-6 if dtype == "float32" else 1e-14
+    bound = 1e-6 if dtype == "float32" else 1e-14
     for apart in (1, 1e-2, 1e-4) if dtype == "float32" else (1, 1e-2, 1e-4, 1e-8):
         x, y, _ = pair_of(classes, dtype, apart)
+        if apart > 1e-8:
+            y[::2] += y.dtype.type(8.37)  # which changes nothing, but rounds
         p, q, u = exact_terms(x, y)
         kl, reverse = (p * series(u)).sum(axis=1), (q * series(-u)).sum(axis=1)
         w = np.tanh(u / 2)
@@ -91,7 +93,9 @@ def test_close_rows_keep_their_digits(classes: int, dtype: str, isa: str) -> Non
             name, options = DIVERGENCES[towards]
             function = getattr(xentfast, f"{name}_value_and_grad")
             value, gradient = function(x, y, **options, reduction="none")
-            np.testing.assert_allclose(value, want.astype(float), rtol=bound, err_msg=towards)
+            # Terms of Jensen-Shannon whose |u| is just above 3/4 cancel to an error of twice that.
+            limit = 2 * bound if towards == "js" and dtype == "float32" else bound
+            np.testing.assert_allclose(value, want.astype(float), rtol=limit, err_msg=towards)
             if towards == "forward":
                 wanted = np.where(np.abs(u) < 0.5, p * np.expm1(-u), q - p).astype(float)
                 scale = np.abs(wanted) + p * np.abs(p * u).sum(axis=1, keepdims=True)

@@ -23,7 +23,7 @@ cdef inline void add_to_bins(Evaluate *job, const xf_panel *p, const xf_scores *
     cdef bint weighted = job.weights.data != NULL
     cdef int i, j, hit, bin, rows = p.rows, bins = job.bins, tops = job.tops
     cdef int64_t rank
-    cdef double confidence
+    cdef double confidence, scale = bins
     cdef const int64_t *top = job.top
     cdef xf_exact *confidences = part.sums
     cdef xf_exact *by_hit = confidences + bins
@@ -45,7 +45,8 @@ cdef inline void add_to_bins(Evaluate *job, const xf_panel *p, const xf_scores *
         confidence = s.confidence[i]
         if confidence != confidence:
             continue
-        bin = <int> (confidence * bins if 0 < confidence < 1 else 0 if confidence < 1 else bins - 1)
+        bin = <int> (confidence * scale if 0 < confidence < 1
+                     else 0 if confidence < 1 else bins - 1)
         counts[bin] += 1
         counts[bins + bin] += rank == 0
         if not weighted:

@@ -97,7 +97,8 @@ cdef inline void count_in_histogram(int64_t *histogram, double value) noexcept n
     if value != value:
         return
     memcpy(&bits, &value, sizeof(bits))
-    place = <int64_t> (bits >> 50) - 4 * (1023 + LOWEST_OCTAVE) + 1
-    place = place if 0 < value and 0 < place else 0
+    # Numbers that are not negative lie in the order of their bits, the others below 0.
+    place = (<int64_t> bits >> 50) - 4 * (1023 + LOWEST_OCTAVE) + 1
+    place = place if 0 < place else 0
     place = place if place < HISTOGRAM else HISTOGRAM - 1
     histogram[place] += 1

@@ -7,7 +7,8 @@
 
    whose terms are not negative, and 0 where u is. u comes from the difference of the logits, not
    from the logarithms: u = (a - b - shift) / temperature - offset, the shift that of the first of
-   the largest a. So equal rows give 0, and close ones keep their digits.
+   the largest a, and what these differences lose is put back. So equal rows give 0, and close ones
+   keep their digits.
 
    The error of the offset is seen in S = sum p expm1(-u), which should be 0, and drops out of
    KL = sum p (u + expm1(-u)) - (S - log1p(S)); where that is not far below the sum, which is so of
@@ -50,12 +51,20 @@ typedef struct {
     bool all_near;
 } pair_terms;
 
+/* a - b, and what its rounding loses. */
+INLINE vec difference(vec a, vec b, vec *lost)
+{
+    const vec d = v_sub(a, b), back = v_add(d, b);
+    *lost = v_sub(v_sub(a, back), v_sub(b, v_sub(back, d)));
+    return d;
+}
+
 /* exp((x - maximum) scale) inverse; what the rounding of x - maximum loses, and that of the product,
    is put back. */
 INLINE vec probability(vec x, vec maximum, vec inverse, vec scale)
 {
-    const vec d = v_sub(x, maximum), back = v_add(d, maximum), product = v_mul(d, scale);
-    const vec lost = v_sub(v_sub(x, back), v_sub(maximum, v_sub(back, d)));
+    vec lost;
+    const vec d = difference(x, maximum, &lost), product = v_mul(d, scale);
     const mask counts = v_lt(v_set1(DEEPEST), product);
     const vec e = v_mul(v_exp(v_max(v_set1(DEEPEST), product)), inverse);
     return v_fma(e, v_keep(counts, v_fma(lost, scale, v_lost(d, scale, product))), e);
@@ -67,7 +76,11 @@ INLINE pair_terms terms_of(vec a, vec b, const pair_factors *f)
     const vec zero = v_zero();
     t.p = probability(a, f->maximum[0], f->inverse[0], f->scale);
     t.q = probability(b, f->maximum[1], f->inverse[1], f->scale);
-    t.u = v_fma(v_sub(v_sub(a, b), f->shift), f->scale, v_neg(f->offset));
+    vec lost, lost_too;
+    const vec apart = difference(difference(a, b, &lost), f->shift, &lost_too);
+    const vec low = v_add(lost, lost_too); /* nan where an infinite logit makes u infinite */
+    t.u = v_fma(apart, f->scale, v_neg(f->offset));
+    t.u = v_fma(v_keep(v_eq(low, low), low), f->scale, t.u);
     t.u = v_drop(v_and(v_eq(t.p, zero), v_eq(t.q, zero)), t.u); /* of two logits of -inf */
     t.near = v_and(v_lt(t.u, v_set1((real)NEAR)), v_lt(v_set1((real)-NEAR), t.u));
     t.all_near = v_all(t.near);
@@ -123,12 +136,17 @@ INLINE void add_terms(vec *s, vec a, vec b, const pair_factors *f)
     const pair_terms t = terms_of(a, b, f);
     vec term[4] = {v_mul(t.p, t.forward), v_mul(t.q, t.reverse), v_mul(t.p, t.down),
                    v_mul(t.q, t.up)};
-    if (!t.all_near) { /* p u + (q - p), and so on */
-        const vec more = v_sub(t.q, t.p);
-        term[0] = v_select(t.near, term[0], v_add(times(t.p, t.u), more));
-        term[1] = v_select(t.near, term[1], v_neg(v_add(times(t.q, t.u), more)));
-        term[2] = v_select(t.near, term[2], more);
-        term[3] = v_select(t.near, term[3], v_neg(more));
+    if (!t.all_near) { /* of the larger of p and q and w = exp(-|u|), so that its error is a factor */
+        const vec one = v_set1(1), size = v_max(t.u, v_neg(t.u));
+        const vec w = v_exp(v_max(v_set1(DEEPEST), v_neg(size)));
+        const mask above = v_lt(v_zero(), t.u);
+        const vec large = v_select(above, t.p, t.q), apart = v_mul(large, v_sub(one, w));
+        const vec of_large = times(large, v_add(v_sub(size, one), w)),
+                  of_small = v_mul(large, v_sub(one, times(w, v_add(one, size))));
+        term[0] = v_select(t.near, term[0], v_select(above, of_large, of_small));
+        term[1] = v_select(t.near, term[1], v_select(above, of_small, of_large));
+        term[2] = v_select(t.near, term[2], v_select(above, v_neg(apart), apart));
+        term[3] = v_select(t.near, term[3], v_select(above, apart, v_neg(apart)));
     }
     s[FORWARD] = v_add(s[FORWARD], term[0]);
     s[REVERSE] = v_add(s[REVERSE], term[1]);
