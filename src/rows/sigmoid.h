@@ -96,9 +96,12 @@ INLINE double binary_block(const xf_binary *b, bool from_logits, bool plain, rea
     for (; j + CHAINS <= b->n; j += CHAINS) {
         prefetch_two((const real *)b->x + j, AHEAD);
         prefetch_two((const real *)b->label + j, AHEAD);
-        for (int c = 0; c < 2; c++)
+        for (int c = 0; c < 2; c++) {
+            if (gradient)
+                prefetch_to_write(gradient + j + c * LANES, AHEAD);
             s[c] = v_add(s[c],
                          binary_step(b, from_logits, plain, gradient, j + c * LANES, LANES, &good));
+        }
     }
     for (int c = 0; j < b->n; c++, j += LANES) {
         ptrdiff_t n = b->n - j < LANES ? b->n - j : LANES;

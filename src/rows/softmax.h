@@ -104,23 +104,29 @@ typedef struct {
     row_exp exp;
 } factors;
 
-#define FACTORS(f)          \
-    {.maximum = f(MAXIMUM), \
-     .sum = f(SUM),         \
-     .mass = f(MASS),       \
-     .zeta = f(ZETA),       \
-     .inverse = f(INVERSE), \
-     .scale = f(SCALE),     \
-     .log = f(LOG)}
+/* Field by field: what clears the rest of a large struct waits for the lines on their way past the
+   caches. */
+#define SET_FACTORS(of)      \
+    f.maximum = of(MAXIMUM); \
+    f.sum = of(SUM);         \
+    f.mass = of(MASS);       \
+    f.zeta = of(ZETA);       \
+    f.inverse = of(INVERSE); \
+    f.scale = of(SCALE);     \
+    f.log = of(LOG)
 static inline factors row_factors(xf_panel *p, int i)
 {
+    factors f;
 #define ALL_LANES(which) v_set1(state(p, which)[i])
-    return (factors)FACTORS(ALL_LANES);
+    SET_FACTORS(ALL_LANES);
+    return f;
 }
 static inline factors tile_factors(xf_panel *p)
 {
+    factors f;
 #define EACH_LANE(which) v_load(state(p, which))
-    return (factors)FACTORS(EACH_LANE);
+    SET_FACTORS(EACH_LANE);
+    return f;
 }
 
 /* What is written of a row: x the logit or its held exponential, t the target. */
@@ -186,9 +192,12 @@ INLINE void write_as(writing what, bool kept, const real *x, const real *t, ptrd
     j = j < n ? j : n;
     if (j > 0)
         write_part(what, kept, x, t, j, f, to);
-    for (; j + LANES <= n; j += LANES)
+    for (; j + LANES <= n; j += LANES) {
+        if (!kept)
+            prefetch_to_write(to + j, AHEAD);
         v_store(to + j,
                 written(what, kept, false, true, v_load(x + j), t ? v_load(t + j) : v_zero(), f));
+    }
     if (j < n)
         write_part(what, kept, x + j, t ? t + j : NULL, n - j, f, to + j);
 }
@@ -238,13 +247,23 @@ INLINE void write_along(writing what, const xf_rows *x, const xf_target *t, xf_p
         write_one(out->row[i] + p->label[i] * out->step, out->type, own[i]);
 }
 
+/* What is written in the place of the label of each row of a tile, whose class is counted from the
+   tile's first; vectors, since one number among them would have to reach the cache before they can be
+   read again. */
+typedef struct {
+    vec label, value;
+} owned;
+
 /* Over a tile, lanes across the rows. */
 INLINE void write_tile_as(writing what, bool kept, bool general, real *x, const real *t,
-                          ptrdiff_t n, const factors *f)
+                          ptrdiff_t n, const factors *f, const owned *own)
 {
     for (ptrdiff_t j = 0; j < n; j++) {
         const vec c = t ? v_load(t + j * LANES) : v_zero();
-        v_store(x + j * LANES, written(what, kept, true, general, v_load(x + j * LANES), c, f));
+        vec a = written(what, kept, true, general, v_load(x + j * LANES), c, f);
+        if (own)
+            a = v_select(v_eq(own->label, v_set1((real)j)), own->value, a);
+        v_store(x + j * LANES, a);
     }
 }
 
@@ -285,15 +304,17 @@ INLINE void write_across(writing what, const xf_rows *x, const xf_target *t, xf_
             if (t && !kept)
                 read_target(t, first, length, target);
             const real *c = t ? target : NULL;
+            real label[LANES];
+            for (int i = 0; own && i < LANES; i++)
+                label[i] = (real)(p->label[i] - first);
+            const owned at_label = {v_load(label), own ? v_load(own) : v_zero()},
+                        *o = own ? &at_label : NULL;
             if (kept)
-                write_tile_as(what, true, true, tile, c, length, &f);
+                write_tile_as(what, true, true, tile, c, length, &f, o);
             else if (general)
-                write_tile_as(what, false, true, tile, c, length, &f);
+                write_tile_as(what, false, true, tile, c, length, &f, o);
             else
-                write_tile_as(what, false, false, tile, c, length, &f);
-            for (int i = 0; own && i < p->rows; i++)
-                if (p->label[i] >= first && p->label[i] < first + length)
-                    tile[(p->label[i] - first) * LANES + i] = own[i];
+                write_tile_as(what, false, false, tile, c, length, &f, o);
             write_tile(out, p->rows, first, length, tile, (char *)p->tile[2]);
         }
     }

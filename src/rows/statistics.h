@@ -111,8 +111,11 @@ INLINE void sum_steps(const real *x, int vectors, const row_exp *f, bool general
                       bool watched, real *keep, ptrdiff_t ahead, chains *s, vec *seen)
 {
     const int group = vectors < GROUP ? vectors : GROUP;
-    for (int c = 0; c < vectors; c += 2)
+    for (int c = 0; c < vectors; c += 2) {
         prefetch_two(x + c * LANES, ahead);
+        for (int k = c; keep && k < c + 2; k++)
+            prefetch_to_write(keep + k * LANES, AHEAD);
+    }
     for (int c = 0; c < vectors; c += group)
         sum_step(x + c * LANES, c, group, f, general, held, watched, keep ? keep + c * LANES : NULL,
                  s, seen);
