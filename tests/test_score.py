@@ -685,13 +685,23 @@ def test_interrupted_before_anything_was_read(
     assert (found.status, found.out, found.err) == (130, "", "")
 
 
+def heed_ctrl_c() -> None:
+    """A shell's background jobs, and what they start, ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a console's Ctrl-C is not sent to one process")
 def test_a_process_that_is_interrupted(tmp_path: Path) -> None:
     sparse(tmp_path / "x.npy", (2**27, 1000), "f4")  # half a terabyte
     sparse(tmp_path / "y.npy", (2**27,), "i1")
     command = [sys.executable, "-P", "-m", "xentfast", "score", "x.npy", "y.npy", "--progress"]
     with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        preexec_fn=heed_ctrl_c,
     ) as process:
         assert process.stderr is not None
         while "%" not in process.stderr.read(1):
