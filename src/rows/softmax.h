@@ -254,6 +254,14 @@ typedef struct {
     vec label, value;
 } owned;
 
+INLINE owned owned_from(const xf_panel *p, const real *own, ptrdiff_t first)
+{
+    real label[LANES];
+    for (int i = 0; i < LANES; i++)
+        label[i] = (real)(p->label[i] - first);
+    return (owned){v_load(label), v_load(own)};
+}
+
 /* Over a tile, lanes across the rows. */
 INLINE void write_tile_as(writing what, bool kept, bool general, real *x, const real *t,
                           ptrdiff_t n, const factors *f, const owned *own)
@@ -304,11 +312,10 @@ INLINE void write_across(writing what, const xf_rows *x, const xf_target *t, xf_
             if (t && !kept)
                 read_target(t, first, length, target);
             const real *c = t ? target : NULL;
-            real label[LANES];
-            for (int i = 0; own && i < LANES; i++)
-                label[i] = (real)(p->label[i] - first);
-            const owned at_label = {v_load(label), own ? v_load(own) : v_zero()},
-                        *o = own ? &at_label : NULL;
+            owned at_label;
+            if (own)
+                at_label = owned_from(p, own, first);
+            const owned *o = own ? &at_label : NULL;
             if (kept)
                 write_tile_as(what, true, true, tile, c, length, &f, o);
             else if (general)
