@@ -1,13 +1,14 @@
-"""Turn the JSON of pytest-benchmark into tables in Markdown and figures.
+"""Turn what measure.py has measured into tables in Markdown and figures.
 
-`python benchmarks/report.py FOLDER JSON...`, with one JSON or more for each number of threads,
-writes into the folder speed.md, the figures, and glance.png, which is the README's.
+`python benchmarks/report.py FOLDER MEASURED` writes into the first folder speed.md, the figures,
+and glance.png, which is the README's, from the files of the second.
 """
 
 from __future__ import annotations
 
 import json
 import pathlib
+import statistics
 import sys
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -17,6 +18,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 import glance
+from speed_cases import GROUPS
 
 OURS, OUT, MEMORY = "xentfast", "xentfast out=", "memory"
 COLOURS = {
@@ -24,7 +26,6 @@ COLOURS = {
     OURS: "tab:blue",
     OUT: "tab:blue",
     "NumPy": "tab:gray",
-    "reference": "0.75",
     "torch": "tab:orange",
     "torch.compile": "tab:red",
     "jax": "tab:green",
@@ -50,7 +51,7 @@ STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Run:
-    """The median seconds of one run of the benchmarks, with one number of threads."""
+    """The median seconds of all that was measured with one number of threads."""
 
     threads: int
     machine: dict[str, Any]
@@ -64,30 +65,26 @@ class Run:
         return f"{self.threads} thread{'s' * (self.threads > 1)}"
 
 
-def merged(runs: list[Run]) -> list[Run]:
-    """Put together what was measured with the same number of threads."""
-    by_threads: dict[int, Run] = {}
-    for run in runs:
-        first = by_threads.setdefault(run.threads, run)
-        first.facts.update(run.facts)
-        for key, seconds in run.seconds.items():
-            first.seconds.setdefault(key, {}).update(seconds)
-    return [by_threads[threads] for threads in sorted(by_threads)]
+def place(facts: dict[str, Any]) -> tuple[str, str]:
+    return facts["group"], facts["case"]
 
 
-def load(path: str) -> Run:
-    data = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    facts: dict[Key, dict[str, Any]] = {}
-    seconds: dict[Key, dict[str, float]] = {}
-    for benchmark in data["benchmarks"]:
-        info = benchmark["extra_info"]
-        if "group" not in info:  # of another file of benchmarks
-            continue
-        key = info["group"], info["case"], info["mode"]
-        facts[key] = info
-        seconds.setdefault(key, {})[info["contender"]] = benchmark["stats"]["median"]
-    threads = next(iter(facts.values()))["threads"]
-    return Run(threads, data["machine_info"], facts, seconds)
+def load(folder: pathlib.Path) -> list[Run]:
+    """Read the files of a folder: runs by threads, and in each the cases as they are listed."""
+    order = [(group, case.name) for group, cases in GROUPS.items() for case in cases]
+    read = {path: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
+    known = [(path, facts) for path, facts in read.items() if place(facts) in order]
+    runs: dict[int, Run] = {}
+    for path, facts in sorted(known, key=lambda item: (order.index(place(item[1])), item[0])):
+        run = runs.setdefault(facts["threads"], Run(facts["threads"], facts["machine"], {}, {}))
+        if facts["machine"]["build"] != run.machine["build"]:
+            sys.exit(f"{path} was measured with another build than others in {folder}")
+        key = facts["group"], facts["case"], facts["mode"]
+        run.facts[key] = facts
+        run.seconds[key] = {
+            name: statistics.median(seconds) for name, seconds in facts["seconds"].items()
+        }
+    return [runs[threads] for threads in sorted(runs)]
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -126,8 +123,8 @@ def markdown(runs: list[Run]) -> str:
     config = machine["xentfast"]
     versions = (f"{name} {version}" for name, version in machine["versions"].items())
     parts = [
-        f"{machine['cpu']['brand_raw']}, {config['isa']}, {config['compiler']}, "
-        f"Python {machine['python_version']}, {', '.join(versions)}. Medians.",
+        f"{machine['cpu']}, {config['isa']}, {config['compiler']}, "
+        f"Python {machine['python']}, {', '.join(versions)}. Medians.",
         "A peer's column says how many times as long as xentfast it takes, both with a new array "
         "for a gradient; in bold where the peer is faster, and empty where it has no such function "
         "or another result. `of memory` is the time to read the input once, or to copy it where an "
@@ -267,12 +264,14 @@ def draw_threads(one: Run, more: Run) -> Figure:
 def main() -> None:
     folder = pathlib.Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    runs = merged([load(path) for path in sys.argv[2:]])
+    runs = load(pathlib.Path(sys.argv[2]))
     folder.joinpath("speed.md").write_text(markdown(runs), encoding="utf-8")
     mpl.rcParams.update(STYLE)
     figures = {f"classes-{run.threads}": draw_classes(run) for run in runs if run.of("classes")}
-    figures["sizes"] = draw_sizes([run for run in runs if run.of("sizes")])
-    figures["instruction-sets"] = draw_isas(runs[0])
+    if sized := [run for run in runs if run.of("sizes")]:
+        figures["sizes"] = draw_sizes(sized)
+    if runs[0].of("isas"):
+        figures["instruction-sets"] = draw_isas(runs[0])
     if len(runs) > 1:
         figures["threads"] = draw_threads(runs[0], runs[-1])
     for name, figure in figures.items():

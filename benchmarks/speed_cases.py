@@ -9,8 +9,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-import xentfast
-
 Array: TypeAlias = NDArray[Any]
 
 
@@ -35,8 +33,8 @@ class SpeedCase:
 
     @property
     def modes(self) -> tuple[str, ...]:
-        both = hasattr(xentfast, f"{self.function}_value_and_grad")
-        return ("value", "value_and_grad") if both else ("value",)
+        losses = "cross_entropy", "binary_cross_entropy"
+        return ("value", "value_and_grad") if self.function in losses else ("value",)
 
     def writes(self, mode: str) -> bool:
         """Whether an array of the shape of the logits is written."""
@@ -103,7 +101,9 @@ TABLE = (
     SpeedCase("16,384 x 1,008", "cross_entropy", MIDDLING, "a classifier of images"),
     SpeedCase("2,048 x 32,768", "cross_entropy", LONG, "a small vocabulary: a row fills L2"),
     SpeedCase("512 x 128,256", "cross_entropy", (512, 128_256), "the vocabulary of a large model"),
-    SpeedCase("256 x 1,000", "cross_entropy", (256, 1_000), "a batch: inside the caches"),
+    SpeedCase("256 x 1,008", "cross_entropy", (256, 1_008), "a batch: inside the caches"),
+    SpeedCase("8 x 32,768", "cross_entropy", (8, 32_768), "inside the caches, in long rows"),
+    SpeedCase("2 x 128,256", "cross_entropy", (2, 128_256), "inside the caches, in longer ones"),
     SpeedCase("32 x 10", "cross_entropy", (32, 10), "what a call costs"),
     SpeedCase(
         "8 x 150 x 512 x 512, axis 1",
@@ -141,8 +141,8 @@ CLASSES = tuple(
     SpeedCase(
         f"{classes:,} classes",
         "cross_entropy",
-        (2**24 // classes, classes),
-        "the same number of elements, 64 MiB: more than the caches",
+        (2**23 // classes, classes),
+        "the same number of elements, 32 MiB: more than the caches of a core",
         group="classes",
     )
     for classes in (2, 4, 8, 10, 16, 32, 64, 112, 256, 1024, 4096, 16384, 65536, 262144)
@@ -167,3 +167,5 @@ ISAS = tuple(
     and case.from_logits
     and case.elements > 2**16  # choosing a set takes as long as a small call
 )
+
+GROUPS = {"table": TABLE, "classes": CLASSES, "sizes": SIZES, "isas": ISAS}

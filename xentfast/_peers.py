@@ -161,9 +161,9 @@ def tensorflow(problem: Problem) -> Call:
     return functools.partial(run, *(tf.constant(a) for a in problem.args))
 
 
-def _rows_of(problem: Problem) -> tuple[Array, ...]:
+def _rows_of(problem: Problem, any_axis: bool = False) -> tuple[Array, ...]:
     """Return the arguments, where they are what these libraries take."""
-    if problem.axis != -1:
+    if problem.axis != -1 and not any_axis:
         raise NotOffered("wants the classes last")
     dtype = problem.args[0].dtype.name
     if dtype not in ("float32", "float64"):
@@ -203,7 +203,7 @@ def sklearn(problem: Problem) -> Call:
 
 def scipy(problem: Problem) -> Call:
     special: Any = _import("scipy.special")
-    args = _rows_of(problem)
+    args, axis = _rows_of(problem, any_axis=problem.function != "cross_entropy"), problem.axis
     if problem.gradient:
         raise NotOffered("has no gradients")
     rows = np.arange(len(args[0]))
@@ -216,10 +216,10 @@ def scipy(problem: Problem) -> Call:
         cross_entropy=lambda x, y: -special.log_softmax(x, axis=-1)[rows, y].mean(),
         dense=lambda x, y: -(y * special.log_softmax(x, axis=-1)).sum(axis=-1).mean(),
         binary_cross_entropy=binary,
-        entropy=lambda p: special.entr(p).sum(axis=-1),
-        kl_divergence=lambda p, q: special.rel_entr(p, q).sum(axis=-1),
-        softmax=functools.partial(special.softmax, axis=-1),
-        log_softmax=functools.partial(special.log_softmax, axis=-1),
+        entropy=lambda p: special.entr(p).sum(axis),
+        kl_divergence=lambda p, q: special.rel_entr(p, q).sum(axis),
+        softmax=functools.partial(special.softmax, axis=axis),
+        log_softmax=functools.partial(special.log_softmax, axis=axis),
     )
     return functools.partial(f, *args)
 

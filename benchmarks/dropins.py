@@ -1,25 +1,23 @@
-"""Each drop-in against the library it stands in for, through that library's own calls.
+"""Time each drop-in and the library it stands in for, through that library's own calls.
 
-Both are timed in turn, as in test_speed.py, on the same arrays and in one thread unless --threads.
+`python benchmarks/dropins.py [--threads N]` prints a table. Both take turns, on the same arrays,
+after their results have been compared.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 import importlib
 import os
-import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pytest
 
-from race import ROUNDS, SAMPLE, as_arrays, largest_difference
+from race import ROUNDS, Entrant, as_arrays, in_turn, largest_difference, pin
 from speed_cases import Array
-from test_speed import CLOCK
-
-pytestmark = pytest.mark.filterwarnings("ignore")
 
 Call = Callable[[], Any]
 
@@ -102,45 +100,38 @@ CASES = [
 ]
 
 
-@functools.lru_cache(maxsize=1)
-def times_of(library: str, make: Callable[[Any], Call], rounds: int) -> dict[str, list[float]]:
-    """Time both in turn, in seconds for a call, after comparing what they return."""
-    os.environ.setdefault("KERAS_BACKEND", "numpy")
-    theirs = pytest.importorskip(library)
+def race(library: str, make: Callable[[Any], Call], rounds: int = ROUNDS) -> dict[str, Entrant]:
+    """Time both in turn, after comparing what they return."""
     ours = importlib.import_module(f"xentfast.dropin.{library.split('.')[0]}")
-    calls = {"ours": make(ours), "theirs": make(theirs)}
-    found, expected = (as_arrays(call()) for call in calls.values())
+    modules = {"ours": ours, "theirs": importlib.import_module(library)}
+    entrants = {who: Entrant(make(module)) for who, module in modules.items()}
+    found, expected = (as_arrays(entrant.call()) for entrant in entrants.values())
     for pair in zip(found, expected, strict=True):
         difference = largest_difference(*pair)
-        assert difference <= AGREEMENT, f"{make.__name__} differs by {difference:.2g}"
-    del found, expected
-    seconds: dict[str, list[float]] = {who: [] for who in calls}
-    for turn in range(rounds):
-        for who in list(calls)[:: 1 if turn % 2 else -1]:
-            spent, loops = 0.0, 0
-            while spent < SAMPLE:
-                start = time.perf_counter()
-                calls[who]()
-                spent, loops = spent + time.perf_counter() - start, loops + 1
-            seconds[who].append(spent / loops)
-    return seconds
+        if not difference <= AGREEMENT:
+            raise ValueError(f"{library} {make.__name__} differs by {difference:.2g}")
+    in_turn(list(entrants.values()), rounds)
+    return entrants
 
 
-@pytest.mark.benchmark(timer=CLOCK)
-@pytest.mark.parametrize(
-    ("library", "make", "who"),
-    [
-        pytest.param(*case, who, id=f"{case[0]}-{case[1].__name__}-{who}".replace(" ", "_"))
-        for case in CASES
-        for who in ("ours", "theirs")
-    ],
-)
-def test_dropin(
-    library: str, make: Callable[[Any], Call], who: str, benchmark: Any, threads: int
-) -> None:
-    rounds = ROUNDS if benchmark.enabled else 1
-    seconds = times_of(library, make, rounds)[who]
-    benchmark.group = f"{library} {make.__name__}, {threads} threads"
-    benchmark.extra_info = {"library": library, "call": make.__name__, "contender": who}
-    times = iter(seconds)
-    benchmark.pedantic(CLOCK.advance, setup=lambda: ((next(times),), {}), rounds=rounds)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--threads", type=int, default=1, help="for everyone (default: 1)")
+    pin(parser, parser.parse_args().threads)
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("KERAS_BACKEND", "numpy")
+    print("| library | call | ours, ms | theirs, ms | theirs / ours |")
+    print("| --- | --- | ---: | ---: | ---: |")
+    for library, make in CASES:
+        name = f"| {library} | {make.__name__} |"
+        try:
+            times = {who: entrant.median for who, entrant in race(library, make).items()}
+        except ImportError as problem:
+            print(f"{name} {problem} | | |")
+            continue
+        ours, theirs = 1e3 * times["ours"], 1e3 * times["theirs"]
+        print(f"{name} {ours:.3g} | {theirs:.3g} | {theirs / ours:.3g} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
