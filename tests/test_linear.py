@@ -99,7 +99,7 @@ def test_two_steps(option: str, reduction: str, dtype: str) -> None:
             assert np.asarray(found[0]).dtype == dtype
             assert all(g.dtype == dtype for g in gradients(found))
             value = xentfast.linear_cross_entropy(x, w, y, bias, **kwargs, chunk_bytes=chunk_bytes)
-            assert_same_bits(value, found[0])
+            np.testing.assert_allclose(value, found[0], rtol=BOUND[dtype], atol=BOUND[dtype])
 
 
 @pytest.mark.parametrize("lead", [(), (1,), (2, 3, 4), (1, 2, 1, 3, 1, 2)], ids=str)
@@ -143,6 +143,61 @@ def test_a_chunk_may_end_anywhere(chunk_rows: int, monkeypatch: pytest.MonkeyPat
                 for m in (xentfast, reference)
             )
             assert_near(found, expected, 1e-13)
+
+
+@pytest.fixture
+def chunks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+    """The rows of each chunk, and whether they lie across the classes."""
+    seen: list[tuple[int, bool]] = []
+    run = _linear._cross_entropy.run
+
+    def spy(x: Array, *rest: Any) -> Any:
+        seen.append((len(x), x.strides[0] == x.itemsize))
+        return run(x, *rest)
+
+    monkeypatch.setattr(_linear._cross_entropy, "run", spy)
+    return seen
+
+
+# Less than the logits of 3 rows, and more than what 19 take of the rest.
+FEW_BYTES = 8000
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("option", options())
+def test_first_logits_lie_in_the_gradient(
+    option: str, reduction: str, dtype: str, chunks: list[tuple[int, bool]]
+) -> None:
+    x, w, y, b = arguments("float32")
+    x, w, b = (few_bits(dtype, a) for a in (x, w, b))
+    kwargs: Any = options()[option] | {"reduction": reduction}
+    y = kwargs.pop("labels", y)
+    if "ignore_index" in kwargs:
+        y[1::3] = -1
+    expected = reference.linear_cross_entropy_value_and_grad(x, w, y, b, **kwargs)
+    scales = sizes(x, w, y, b, **kwargs)
+    value, found = xentfast.linear_cross_entropy_value_and_grad(
+        x, w, y, b, **kwargs, chunk_bytes=FEW_BYTES
+    )
+    assert (chunks[0] == (FEATURES, True)) == (y.ndim == 1)
+    assert all(rows < 8 and not across for rows, across in chunks[1:])
+    np.testing.assert_allclose(value, expected[0], rtol=1e-6)
+    half_ulp = {"float32": 0, "float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
+    least = 2.0**-25 if dtype == "float16" else 0
+    for got, want, scale in zip(found, expected[1], scales, strict=True):
+        error = np.abs(got.astype(np.float64) - want)
+        assert (error <= 1.01 * half_ulp * np.abs(want) + 1e-6 * scale + least).all()
+
+
+def test_logits_lie_elsewhere(chunks: list[tuple[int, bool]]) -> None:
+    """Without a gradient of the weight, with one not filled as a whole, or in few chunks."""
+    x, w, y, b = arguments("float32")
+    both = xentfast.linear_cross_entropy_value_and_grad
+    xentfast.linear_cross_entropy(x, w, y, b, chunk_bytes=FEW_BYTES)
+    both(x, w, y, b, chunk_bytes=FEW_BYTES, filter_eps=0.0)
+    both(x, w, y, b, chunk_bytes=15_000)
+    assert not any(across for _, across in chunks)
 
 
 def test_rows_of_chunks_are_even() -> None:

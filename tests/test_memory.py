@@ -122,5 +122,21 @@ def test_linear_takes_a_chunk(wanted: str, chunk_bytes: int) -> None:
     assert extra_memory(LINEAR, wanted, chunk_bytes) < chunk_bytes + 2**20  # of 120 MB of logits
 
 
+# The first chunk's logits lie in the weight's gradient.
+WITHIN = """
+x = np.full((600, 256), 0.25, np.float32)
+w = np.full((60_000, 256), 0.25, np.float32)
+y = np.arange(600)
+y[::3] = -100
+f = xentfast.linear_cross_entropy_value_and_grad
+f(x, w, y, ignore_index=-100, chunk_bytes=2**24)
+print(extra(lambda: f(x, w, y, ignore_index=-100, chunk_bytes=2**24)) - x.nbytes - w.nbytes)
+"""
+
+
+def test_linear_within_the_gradient() -> None:
+    assert extra_memory(WITHIN) < 2**24 + 2**20  # of 96 MB of logits
+
+
 def test_linear_takes_what_it_may() -> None:
     assert extra_memory(LINEAR, "", 2**24) > 2**23

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,10 @@ _FILTER_CLASSES = 256
 _PANEL = 16
 # Rows of a matrix that a BLAS packs at a time, or more.
 _DEPTH = 512
+# The first logits lie in the weight's gradient if that takes so many times the rows of a chunk.
+# Products of 768 rows took 0.7 of the time of those of 120, with 128,256 classes and two threads;
+# at less than twice the rows the loss across the classes costs what the products gain.
+_WITHIN = 2
 
 
 def linear_cross_entropy(
@@ -112,13 +116,15 @@ def linear_cross_entropy_value_and_grad(
     Returns
     -------
     (value, (inputs_gradient, weight_gradient, bias_gradient))
-        The value of `linear_cross_entropy`, and gradients of the arguments' shapes and dtypes, the
-        last of them None without a bias. With "none" they are those of the sum.
+        The value of `linear_cross_entropy`, which is rounded otherwise where the products are, and
+        gradients of the arguments' shapes and dtypes, the last of them None without a bias. With
+        "none" they are those of the sum.
 
     Notes
     -----
     For 16 bits the weight's gradient is summed in float32, in an array of its shape that is held
-    until all is done, beside what `chunk_bytes` counts.
+    until all is done, beside what `chunk_bytes` counts. Where a chunk is small, the logits of the
+    first rows, up to D, lie in the array of the weight's gradient and are overwritten by it.
     """
     return evaluate(
         inputs, weight, labels, bias, class_weight, sample_weight, ignore_index, label_smoothing,
@@ -253,16 +259,21 @@ class _Layer:
         self.rows, self.all_rows = _Rows(x), math.prod(x.shape[:-1])
         self.direct = products.takes(weight)
         self.bias = None if bias is None else _widen(bias, np.empty(classes, dtype))
-        # A 16th for classes of the weight, or of its gradient, a 32nd for what the BLAS packs of as
-        # many, up to _DEPTH rows deep; the rest for rows.
+        # A 16th for classes of the weight, of its gradient or of logits that lie in it, a 32nd for
+        # what the BLAS packs of as many, up to _DEPTH rows deep; the rest for rows.
         at_once = chunk_bytes // 16 // (max(features, _DEPTH) * dtype.itemsize)
         self.step = min(max(1, at_once), classes)
-        row_bytes += (classes + 2 * features) * dtype.itemsize
-        most = chunk_rows or _rows_of_chunk(rows, row_bytes, chunk_bytes - 3 * chunk_bytes // 32)
-        self.size = min(most, rows)
-        self.logits = np.empty((self.size, classes), dtype)
-        self.part = np.empty((self.step, features), dtype)
+        row_bytes += 3 * features * dtype.itemsize
+        room = chunk_bytes - 3 * chunk_bytes // 32
         inputs, weights, biases = wanted
+        self.count, self.within = rows, 0
+        self.size = chunk_rows or _rows_of_chunk(rows, row_bytes + classes * dtype.itemsize, room)
+        most = min(rows, features, room // row_bytes)
+        if weights and not (filtered or chunk_rows) and most >= _WITHIN * self.size:
+            self.within = most
+            self.size = _rows_of_chunk(rows - most, row_bytes + classes * dtype.itemsize, room)
+        self.logits: Array | None = None
+        self.part = np.empty((self.step, features), dtype)
         self.of_bias = np.zeros(classes) if biases else None
         self.of_weight = self.of_inputs = None
         self.begun = filtered
@@ -272,8 +283,21 @@ class _Layer:
             self.of_inputs = np.empty(x.shape, x.dtype)
             if rows < self.all_rows:
                 self.of_inputs.view(f"u{x.itemsize}").fill(0)
-            self.product = np.empty((self.size, features), dtype)
-            self.other = np.empty((self.size, features), dtype)
+
+    def chunks(self) -> Iterator[slice]:
+        """Return the rows that are taken at once."""
+        if self.within:
+            yield slice(0, self.within)
+        for first in range(self.within, self.count, max(1, self.size)):
+            yield slice(first, min(first + self.size, self.count))
+
+    def place(self, rows: int) -> Array:
+        """Return where the logits of a chunk go, first in the weight's gradient, still unused."""
+        if self.within and self.of_weight is not None and not self.begun:
+            return self.of_weight[:, :rows].T
+        if self.logits is None:
+            self.logits = np.empty((min(self.size, self.count), len(self.weight)), self.dtype)
+        return self.logits[:rows]
 
     def take(self, rows: Any) -> Array:
         """Return rows of the inputs as they are multiplied."""
@@ -282,9 +306,9 @@ class _Layer:
             return np.ascontiguousarray(x)
         return _widen(x, np.empty(x.shape, self.dtype))
 
-    def blocks(self, runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    def blocks(self, runs: list[tuple[int, int]], narrow: bool) -> list[tuple[int, int]]:
         """Return runs of classes as they are multiplied at once."""
-        if self.direct:
+        if self.direct and not narrow:
             return runs
         return [
             (first, min(first + self.step, end))
@@ -298,9 +322,9 @@ class _Layer:
         return part if self.direct else _widen(part, self.part[: end - first])
 
     def forward(self, x: Array) -> Array:
-        """Return the logits, in the one buffer that there is for them."""
-        logits = self.logits[: len(x)]
-        for first, end in self.blocks([(0, logits.shape[1])]):
+        """Return the logits."""
+        logits = self.place(len(x))
+        for first, end in self.blocks([(0, logits.shape[1])], narrow=True):
             self.products.multiply(x, self.weights(first, end).T, logits[:, first:end])
         if self.bias is not None:
             self.products.add(self.bias, logits)
@@ -313,24 +337,26 @@ class _Layer:
             self.of_bias += products.column_sums(gradient)
         runs = [(0, gradient.shape[1])] if least is None else _large_runs(gradient, least)
         if self.of_inputs is not None:
-            product, other = self.product[: len(x)], self.other[: len(x)]
-            if not runs:
-                product.fill(0)
-            for first, end in self.blocks(runs):
+            blocks = self.blocks(runs, narrow=False)
+            product = np.empty(x.shape, self.dtype) if blocks else np.zeros(x.shape, self.dtype)
+            other = np.empty_like(product) if len(blocks) > 1 else product
+            for first, end in blocks:
                 at = product if first == runs[0][0] else other
                 products.multiply(gradient[:, first:end], self.weights(first, end), at)
-                if at is other:
+                if at is not product:
                     products.add(other, product)
             self.put(rows, product)
         if self.of_weight is not None:
-            for first, end in runs:
+            for first, end in runs if self.begun else self.blocks(runs, narrow=True):
                 of_run, g = self.of_weight[first:end], gradient[:, first:end]
                 if self.begun:
                     products.add_product(g, x, of_run, self.part)
+                elif self.within:  # where the logits are
+                    room = self.part[: end - first, : len(x)]
+                    room[...] = g.T
+                    products.multiply(room, x, of_run)
                 else:
-                    for begin in range(0, end - first, self.step):
-                        part = slice(begin, begin + self.step)
-                        products.multiply(g[:, part].T, x, of_run[part])
+                    products.multiply(g.T, x, of_run)
             self.begun = True
 
     def put(self, rows: Any, product: Array) -> None:
@@ -482,10 +508,8 @@ def evaluate(
     dtype = _checks.computed(x.dtype)
     losses = np.zeros(math.prod(lead), dtype) if reduction == "none" else None
     loss = 0.0
-    for first in range(0, count if total else 0, max(1, layer.size)):
-        rows: Any = slice(first, min(first + layer.size, count))
-        if kept is not None:
-            rows = kept[rows]
+    for chunk in layer.chunks():
+        rows: Any = chunk if kept is None else kept[chunk]
         part = layer.take(rows)
         logits = layer.forward(part)
         each = None if losses is None else np.empty(len(part), dtype)
@@ -508,7 +532,8 @@ def evaluate(
         if losses is not None:
             losses[rows] = each
         if negative is not None:
-            logits.view(f"u{logits.itemsize}")[negative[rows]] ^= 1 << (8 * logits.itemsize - 1)
+            bits = logits.view(f"u{logits.itemsize}")
+            bits ^= negative[rows, np.newaxis] * bits.dtype.type(1 << (8 * bits.itemsize - 1))
         if any(wanted):
             layer.backward(part, rows, logits, None if eps is None else eps / (total or 1))
     if reduction == "mean" and not total:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -196,6 +198,33 @@ def test_rows_of_a_chunk(options: Any, rows: int | None, monkeypatch: pytest.Mon
     assert asked == [rows]
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_first_logits_lie_in_the_gradient(
+    dtype: Any, reduction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of as many rows as there are features, where chunks are of fewer."""
+    x, w, b = (torch.randn(shape).to(dtype) for shape in ((37, 19), (270, 19), (270,)))
+    y = torch.randint(270, (37,))
+    y[1::3] = -100
+    for t in (x, w, b):
+        t.requires_grad_()
+    expected = run(functional, x, w, y, b, reduction=reduction)
+    monkeypatch.setattr(dropin._linear, "CHUNK_BYTES", 2000 * w.element_size())
+    seen = []
+    core = dropin._linear._cross_entropy.run
+    monkeypatch.setattr(
+        dropin._linear._cross_entropy,
+        "run",
+        lambda x, *rest: seen.append(x.strides[0] == x.itemsize) or core(x, *rest),
+    )
+    found = run(dropin, x, w, y, b, reduction=reduction)
+    assert any(seen)
+    assert not all(seen)
+    for got, want in zip(found, expected, strict=True):
+        close(got, want, **TOLERANCE[dtype])
+
+
 def test_options_that_disagree() -> None:
     options = Options(batch_chunk_size=3, chunking_method="aspect_ratio")
     x, w, y, _ = layer()
@@ -274,6 +303,33 @@ def test_autocast(dtype: Any) -> None:
     for got, want in zip(found, expected, strict=True):
         exact = dtype is torch.float64
         close(got, want, **TOLERANCE[torch.float64 if exact else torch.bfloat16])
+
+
+# In a process of its own: the most memory it ever had beside tensors and gradients, after a small
+# call that brings code and threads.
+MEMORY = """
+import pathlib, re
+import torch
+from xentfast.dropin.torch import linear_cross_entropy
+
+status = pathlib.Path("/proc/self/status")
+most = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text(encoding="ascii"))[1])
+x = torch.full((1700, 1024), 0.25, requires_grad=True)
+w = torch.full((32_768, 1024), 0.25, requires_grad=True)
+y = torch.zeros(1700, dtype=torch.int64)
+torch.autograd.grad(linear_cross_entropy(x[:64], w[:64], y[:64]), (x, w))
+pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # begins anew
+before = most()
+linear_cross_entropy(x, w, y).backward()
+print(most() - before - x.nbytes - w.nbytes)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is of Linux")
+def test_memory_with_what_the_blas_keeps() -> None:
+    command = [sys.executable, "-P", "-c", MEMORY]
+    result = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
+    assert int(result.stdout) < 80 * 2**20  # of 223 MB of logits
 
 
 # --- autograd -------------------------------------------------------------------------------------
