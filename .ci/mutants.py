@@ -88,9 +88,9 @@ MUTANTS = (
     ),
     Mutant(
         LAYOUT,
-        "    if n > fit:\n        n = fit\n",
-        "",
-        "a strip runs past the end of its memory",
+        "(classes + 15) // 16 * 16",
+        "classes",
+        "a band has no place for the end of its last tile",
         "memory",
     ),
     Mutant(
@@ -101,8 +101,8 @@ MUTANTS = (
     ),
     Mutant(
         LAYOUT,
-        "read_as[uint16_t](0, p, n, to)",
-        "read_as[int16_t](0, p, n, to)",
+        "read_as[uint16_t](0, p, stride, n, to)",
+        "read_as[int16_t](0, p, stride, n, to)",
         "labels of 16 bits without a sign read with one",
     ),
     Mutant(
@@ -141,7 +141,7 @@ MUTANTS = (
     ),
     Mutant(
         CROSS,
-        "            p.own[i] = own * by_class",
+        "            p.own[i] *= by_class",
         "            p.own[i] = by_class",
         "class weights forget the smoothing",
     ),
@@ -347,16 +347,16 @@ MUTANTS = (
     ),
     Mutant(
         SOFTMAX,
-        "        if (!(p->weight[i] > 0))\n            clear(",
-        "        if (false)\n            clear(",
+        "            if (!(p[k].weight[i] > 0))\n                clear(",
+        "            if (false)\n                clear(",
         "rows of no weight keep a gradient",
         "special",
     ),
     Mutant(
         SOFTMAX,
-        "p->label[i] >= first && ",
-        "p->label[i] > first && ",
-        "a label that is the first of a block is not written",
+        "(real)(p->label[i] - first)",
+        "(real)(p->label[i] - first - !p->label[i])",
+        "a label that is the first class is written to no place",
     ),
     Mutant(
         SOFTMAX,
@@ -380,8 +380,8 @@ MUTANTS = (
     ),
     Mutant(
         "src/rows/shards.h",
-        "p->label[i] < 0 ? -INFINITY : state(p, LABEL_LOGIT)[i]",
-        "state(p, LABEL_LOGIT)[i]",
+        "p[k].label[i] < 0 ? -INFINITY : state(p + k, LABEL_LOGIT)[i]",
+        "state(p + k, LABEL_LOGIT)[i]",
         "the label of another shard is taken for the first class",
         "shards",
     ),

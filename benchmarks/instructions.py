@@ -34,7 +34,7 @@ CASES = {
         SpeedCase("112 classes", "cross_entropy", (2_340, 112), "the largest panels"),
         SpeedCase("1,008 classes", "cross_entropy", (260, 1_008), "whole rows"),
         SpeedCase("32,768 classes", "cross_entropy", (8, 32_768), "rows in blocks"),
-        SpeedCase("pixels", "cross_entropy", (1, 64, 64, 64), "read in strips", axis=1),
+        SpeedCase("pixels", "cross_entropy", (1, 64, 64, 64), "panels together", axis=1),
         SpeedCase("dense", "cross_entropy", (260, 1_008), "two arrays", dense=True),
         SpeedCase("float16", "cross_entropy", (260, 1_008), "widened", dtype="float16"),
         SpeedCase("binary", "binary_cross_entropy", (262_144,), "the sigmoid"),

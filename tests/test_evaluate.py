@@ -202,7 +202,7 @@ def test_threads_agree(shape: Any, threads: int) -> None:
     xentfast.set_num_threads(before)
 
 
-def test_strips_agree() -> None:
+def test_panels_together_agree() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 12, 40, 50)).astype(np.float32)
     y = rng.integers(12, size=(2, 40, 50))

@@ -26,7 +26,7 @@ PAINT, SIZE = 0x5A, 1 << 20
 calls, failures = [], []
 
 def prepare(function):
-    shapes = [shape.pair for shape in FEW_SHAPES] + [(1200, 100)]  # the last is read in strips
+    shapes = [shape.pair for shape in FEW_SHAPES] + [(1200, 100)]  # many panels together
     for case in (case for case in ALL_CASES if case.function == function):
         for dtype in ("float32", "float64", "float16", ml_dtypes.bfloat16):
             for shape in shapes:
@@ -92,7 +92,7 @@ import xentfast
 x, pixels = np.zeros((4, 3)), np.zeros((64, 400))
 calls = {
     "a panel": lambda: xentfast.cross_entropy(x, [0, 1, 2, 0]),
-    "a strip": lambda: xentfast.logsumexp(pixels, axis=0),
+    "panels": lambda: xentfast.logsumexp(pixels, axis=0),
     "a block": lambda: xentfast.binary_cross_entropy(x, x),
 }
 status = open("/proc/self/statm", encoding="ascii").read().split()
@@ -121,5 +121,5 @@ for call in calls.values():
 @pytest.mark.skipif(sys.platform != "linux", reason="what memory there is cannot be limited")
 def test_without_memory_a_call_says_so() -> None:
     lines = run(NO_MEMORY).splitlines()
-    for name, line in zip(("a panel", "a strip", "a block"), lines, strict=True):
+    for name, line in zip(("a panel", "panels", "a block"), lines, strict=True):
         assert re.fullmatch(name + r" no memory for \d{5,} bytes of scratch", line)

@@ -162,7 +162,8 @@ def test_streamed_halves(dtype: str) -> None:
         assert_both_same_bits(BOTH(x, labels), in_place, f"{classes} classes of {dtype}")
 
 
-# Pixels: from 256 classes' distance of 4 bytes on, rows are read in strips of what 128 KiB hold.
+# Pixels: as many panels are treated together as have bands within 256 KiB, sixteen at most, and
+# what two lines hold at least. They begin where lines do, and end where an image does.
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 @pytest.mark.parametrize(
     ("images", "classes", "pixels"),
@@ -170,11 +171,12 @@ def test_streamed_halves(dtype: str) -> None:
         (2, 3, 255),
         (2, 3, 256),
         (2, 3, 257),
-        (2, 150, 1000),  # several strips in an image, and one that ends with it
+        (4, 20, 15),  # an image is less than a panel
+        (2, 150, 1000),  # sixteen together, and some that end with the image
         (3, 100, 1300),  # chunks that begin in one image and end in the next
         (1, 511, 600),
         (1, 512, 600),
-        (1, 1024, 520),  # two panels fill a strip of float32
+        (1, 1024, 520),  # four together
         (1, 1025, 520),
         (1, 2049, 520),
         (2, 4097, 65),  # the last panel of an image has one row
@@ -200,6 +202,22 @@ def test_class_axis_second(images: int, classes: int, pixels: int, dtype: str) -
     there = second.copy()
     in_place = BOTH(there, labels.reshape(lead), axis=1, reduction="none", out=there)
     assert_both_same_bits(in_place, found, f"in place, {what}")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("classes", [20, 600, 4200])
+def test_lines_at_any_offset(classes: int, dtype: str) -> None:
+    x, labels = problem(150, classes, np.dtype(dtype))
+    losses, gradient = BOTH(x, labels, reduction="none")
+    for first, to in ((0, 3), (1, 1), (5, 0), (7, 32), (33, 16)):
+        wide, out = np.zeros((2, classes, 200), x.dtype)
+        wide[:, first : first + 150] = x.T
+        place = out[:, to : to + 150]
+        found = BOTH(wide[:, first : first + 150], labels, axis=0, reduction="none", out=place)
+        what = f"from {first} to {to}, {classes} classes of {dtype}"
+        assert_both_same_bits(found, (losses, gradient.T), what)
+        place[:] = 0
+        assert not out.any(), what
 
 
 # A chunk of the sums has 8, 4 and 1 rows, a panel of rows whose classes are apart has 16.

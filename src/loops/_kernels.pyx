@@ -37,7 +37,7 @@ cdef extern from "exact.h" nogil:
     void xf_place_give(int *, int)
 
 cdef extern from "rows/rows.h" nogil:
-    enum: XF_PANEL, XF_BLOCK_BYTES, XF_HALF_SCRATCH
+    enum: XF_PANEL, XF_TOGETHER, XF_BLOCK_BYTES, XF_HALF_SCRATCH
     ctypedef bint xf_bool "bool"
     ctypedef enum xf_type:
         XF_F32
@@ -58,7 +58,11 @@ cdef extern from "rows/rows.h" nogil:
         const xf_rows *dense
         const void *class_weight
         double scale, offset
+    ctypedef struct xf_work:
+        pass
     ctypedef struct xf_panel:
+        xf_work *work
+        void *band
         int rows
         ptrdiff_t classes
         int64_t label[XF_PANEL]
@@ -141,19 +145,19 @@ cdef extern from "rows/rows.h" nogil:
         pass
     ctypedef struct xf_kernels:
         ptrdiff_t block
-        void (*softmax_loss)(const xf_rows *, const xf_target *, xf_panel *,
-                             const xf_out *) noexcept nogil
-        void (*softmax_gradient)(const xf_rows *, const xf_target *, xf_panel *,
-                                 const xf_out *) noexcept nogil
-        void (*logsumexp)(const xf_rows *, xf_panel *, const xf_out *) noexcept nogil
-        void (*softmax)(const xf_rows *, xf_panel *, const xf_out *, xf_bool) noexcept nogil
-        void (*shard_statistics)(const xf_rows *, xf_panel *, xf_shard *) noexcept nogil
-        void (*shard_gradient)(const xf_rows *, xf_panel *, const xf_shard *,
-                               const xf_out *) noexcept nogil
+        void (*softmax_loss)(const xf_rows *, const xf_target *, xf_panel *, const xf_out *,
+                             int) noexcept nogil
+        void (*softmax_gradient)(const xf_rows *, const xf_target *, xf_panel *, const xf_out *,
+                                 int) noexcept nogil
+        void (*logsumexp)(const xf_rows *, xf_panel *, const xf_out *, int) noexcept nogil
+        void (*softmax)(const xf_rows *, xf_panel *, const xf_out *, int, xf_bool) noexcept nogil
+        void (*shard_statistics)(const xf_rows *, xf_panel *, xf_shard *, int) noexcept nogil
+        void (*shard_gradient)(const xf_rows *, xf_panel *, const xf_shard *, const xf_out *,
+                               int) noexcept nogil
         void (*log_loss)(const xf_rows *, const xf_target *, xf_panel *) noexcept nogil
         void (*log_loss_gradient)(const xf_rows *, const xf_target *, xf_panel *,
                                   const xf_out *) noexcept nogil
-        void (*evaluate)(const xf_rows *, xf_panel *, xf_bool, xf_scores *) noexcept nogil
+        void (*evaluate)(const xf_rows *, xf_panel *, xf_bool, xf_scores *, int) noexcept nogil
         void (*add_sixteen)(xf_sixteens *, const double *, const double *) noexcept nogil
         void (*half)(xf_half *) noexcept nogil
         void (*compare)(const xf_rows *, const xf_rows *, xf_panel *, xf_pairs *) noexcept nogil

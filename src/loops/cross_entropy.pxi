@@ -6,9 +6,9 @@ cdef struct CrossEntropy:
     const xf_kernels *kernels
     Shape shape
     Strided x, labels, class_weight, weights, losses, gradient
+    Panels panels
     ptrdiff_t rows, classes, chunk, task
-    int panel
-    bint from_logits, dense, ignores, counting, wants_gradient, strips
+    bint from_logits, dense, ignores, weighs, counting, wants_gradient
     int64_t ignored
     double label_smoothing, z_loss, gradient_scale
     double *loss_sums           # of each chunk
@@ -16,15 +16,18 @@ cdef struct CrossEntropy:
     int bad_label, bad_weight
 
 
-cdef inline void load_weights(CrossEntropy *job, xf_panel *p, const char **weight,
+cdef inline void load_weights(CrossEntropy *job, xf_panel *p, ptrdiff_t row,
                               double *counts) noexcept nogil:
     """The weights of a panel's rows, and what each row counts in the mean."""
+    cdef const char *weight[XF_PANEL]
+    cdef double own = 0 if job.dense else 1 - job.label_smoothing
     cdef int i
     for i in range(XF_PANEL):
         p.label[i] = -1
-        p.own[i] = 0
+        p.own[i] = own if i < p.rows else 0
         p.weight[i] = counts[i] = 1 if i < p.rows else 0
     if job.weights.data:
+        find_rows(&job.shape, &job.weights, row, p.rows, weight)
         for i in range(p.rows):
             p.weight[i] = counts[i] = number(weight[i], job.weights.kind)
             if not 0 <= counts[i] < INFINITY:
@@ -33,18 +36,18 @@ cdef inline void load_weights(CrossEntropy *job, xf_panel *p, const char **weigh
                 p.weight[i] = -1
 
 
-cdef inline void load_labels(CrossEntropy *job, xf_panel *p, const char **label,
+cdef inline bint load_labels(CrossEntropy *job, xf_panel *p, ptrdiff_t row,
                              double *counts) noexcept nogil:
-    """The index labels of a panel's rows: read once, checked, then used."""
-    cdef double own = 1 - job.label_smoothing, by_class
+    """The index labels of a panel's rows: read once, checked, then used. Did they change nothing
+    else?"""
     cdef bint bad = False, skip
+    cdef double by_class
     cdef int i
-    read_indices(label, job.labels.kind, p.rows, p.label)
+    read_indices(&job.shape, &job.labels, row, p.rows, p.label)
     for i in range(p.rows):
-        p.own[i] = own
         bad |= <uint64_t> p.label[i] >= <uint64_t> job.classes
     if not (bad or job.ignores or job.class_weight.data):
-        return
+        return True
     for i in range(p.rows):
         skip = job.ignores and p.label[i] == job.ignored
         if not skip and <uint64_t> p.label[i] >= <uint64_t> job.classes:
@@ -57,10 +60,11 @@ cdef inline void load_labels(CrossEntropy *job, xf_panel *p, const char **label,
         elif job.class_weight.data:
             by_class = number(job.class_weight.data
                               + p.label[i] * size_of(job.class_weight.kind), job.class_weight.kind)
-            p.own[i] = own * by_class
+            p.own[i] *= by_class
             counts[i] *= by_class
             if by_class == 0 and job.label_smoothing == 0 and job.z_loss == 0:
                 p.weight[i] = -1
+    return False
 
 
 cdef inline void add_in_four(double *sums, const double *values, ptrdiff_t at,
@@ -117,85 +121,76 @@ cdef inline void add_rows(ChunkSums *s, const double *values, ptrdiff_t row,
 
 cdef void cross_entropy_task(void *context, ptrdiff_t task, void *memory) noexcept nogil:
     cdef CrossEntropy *job = <CrossEntropy *> context
-    cdef Scratch *scratch = <Scratch *> memory
-    cdef xf_panel *p = &scratch.panel
-    cdef Strip *strip = &scratch.strip if job.strips and not job.counting else NULL
-    cdef xf_rows x, dense
-    cdef xf_out out
+    cdef xf_panel *p = take_panels(&job.panels, memory, job.classes, job.wants_gradient)
+    cdef xf_rows x[XF_TOGETHER]
+    cdef xf_rows dense[XF_TOGETHER]
+    cdef xf_out out[XF_TOGETHER]
     cdef xf_target target
-    cdef const Strided *rows_of_x = &job.x
-    cdef const Strided *rows_of_gradient = &job.gradient
-    cdef const Shape *shape = &job.shape
-    cdef const char *label[XF_PANEL]
-    cdef const char *weight[XF_PANEL]
-    cdef const char *loss[XF_PANEL]
+    cdef const char *place[XF_PANEL]
     cdef double counts[XF_PANEL]
     cdef ChunkSums losses, weights
     cdef ptrdiff_t row = task * job.task, end = row + job.task, chunk = row // job.chunk
-    cdef ptrdiff_t begin = 0, stop
+    cdef ptrdiff_t first
+    cdef int plain[XF_TOGETHER]  # the rows of a panel that only their labels tell apart, else 0
     cdef bint stream = streams(job.rows, job.classes, &job.x, &job.gradient)
-    cdef int i, n
+    cdef int i, k, n
     begin_chunk(&losses, job.loss_sums + chunk, row, job.chunk)
     begin_chunk(&weights, job.weight_sums + chunk, row, job.chunk)
     if end > job.rows:
         end = job.rows
-    stop = end if strip == NULL else row
-    x.type = out.type = type_of(job.x.kind)
-    dense.step = job.labels.step
-    dense.type = type_of(job.labels.kind)
-    out.stream = stream and strip == NULL
-    target.dense = &dense if job.dense else NULL
+    target.dense = dense if job.dense else NULL
     target.class_weight = job.class_weight.data
     target.scale = 1 - job.label_smoothing
     target.offset = job.label_smoothing / job.classes
-    p.classes = job.classes
-    p.z_loss = job.z_loss
-    p.gradient_scale = job.gradient_scale
-    p.wants_gradient = job.wants_gradient
+    for k in range(job.panels.together):
+        x[k].step, out[k].step = job.x.step, job.gradient.step
+        x[k].type = out[k].type = type_of(job.x.kind)
+        dense[k].step, dense[k].type = job.labels.step, type_of(job.labels.kind)
+        out[k].stream = stream
+        p[k].z_loss = job.z_loss
+        p[k].gradient_scale = job.gradient_scale
+        plain[k] = 0
     while row < end:
-        if row == stop:
-            begin = row
-            stop = read_strip(&job.shape, &job.x, begin, end, job.classes, strip)
-            shape, rows_of_x, rows_of_gradient = &strip.shape, &strip.rows, &strip.rows
-        n = <int> (stop - row) if stop - row < job.panel else job.panel
-        p.rows = n
-        if job.dense:
-            find_rows(&job.shape, &job.labels, row, n, dense.row)
+        first = row
+        n = 0
+        while n < job.panels.together and row < end:
+            p[n].rows = next_rows(&job.panels, &job.shape, row, end)
+            if p[n].rows != plain[n]:
+                load_weights(job, p + n, row, counts)
+            if job.dense:
+                find_rows(&job.shape, &job.labels, row, p[n].rows, dense[n].row)
+            plain[n] = p[n].rows if not job.weighs else 0
+            if not job.dense and not load_labels(job, p + n, row, counts):
+                plain[n] = 0
+            if job.weighs:
+                add_rows(&weights, counts, row, p[n].rows)
+            find_rows(&job.shape, &job.x, row, p[n].rows, x[n].row)
+            if job.wants_gradient:
+                find_rows(&job.shape, &job.gradient, row, p[n].rows, <const char **> out[n].row)
+            row += p[n].rows
+            n += 1
+        if job.counting:
+            continue
+        if job.from_logits:
+            job.kernels.softmax_loss(x, &target, p, out if job.wants_gradient else NULL, n)
         else:
-            find_rows(&job.shape, &job.labels, row, n, label)
-        if job.weights.data:
-            find_rows(&job.shape, &job.weights, row, n, weight)
-        load_weights(job, p, weight, counts)
-        if not job.dense:
-            load_labels(job, p, label, counts)
-        add_rows(&weights, counts, row, n)
-        if not job.counting:
-            x.step = rows_of_x.step
-            find_rows(shape, rows_of_x, row - begin, n, x.row)
-            if job.wants_gradient:
-                out.step = rows_of_gradient.step
-                find_rows(shape, rows_of_gradient, row - begin, n, <const char **> out.row)
-            if job.from_logits:
-                job.kernels.softmax_loss(&x, &target, p, &out if job.wants_gradient else NULL)
-            else:
-                job.kernels.log_loss(&x, &target, p)
-            add_rows(&losses, p.loss, row, n)
+            job.kernels.log_loss(x, &target, p)
+        for k in range(n):
+            add_rows(&losses, p[k].loss, first, p[k].rows)
             if job.losses.data:
-                find_rows(&job.shape, &job.losses, row, n, loss)
-                for i in range(n):
-                    put_number(<char *> loss[i], job.losses.kind, p.loss[i])
-            if job.wants_gradient:
-                if job.from_logits:
-                    job.kernels.softmax_gradient(&x, &target, p, &out)
-                else:
-                    job.kernels.log_loss_gradient(&x, &target, p, &out)
-        row += n
-        if strip != NULL and row == stop and job.wants_gradient:
-            write_strip(strip, job.kernels, stream, &job.shape, &job.gradient, begin,
-                        job.classes)
+                find_rows(&job.shape, &job.losses, first, p[k].rows, place)
+                for i in range(p[k].rows):
+                    put_number(<char *> place[i], job.losses.kind, p[k].loss[i])
+            first += p[k].rows
+        if not job.wants_gradient:
+            continue
+        if job.from_logits:
+            job.kernels.softmax_gradient(x, &target, p, out, n)
+        else:
+            job.kernels.log_loss_gradient(x, &target, p, out)
     if losses.first < end:
         end_chunk(&losses)
-    if weights.first < end:
+    if job.weighs and weights.first < end:
         end_chunk(&weights)
 
 
@@ -205,18 +200,14 @@ cdef int run_cross_entropy(CrossEntropy *job, bint mean, double *loss,
     cdef double one[2]
     cdef double *sums = one
     cdef ptrdiff_t chunks, tasks
-    cdef size_t scratch
     cdef int threads
     cdef xf_environment before
     job.gradient_scale = 1
     job.bad_label = job.bad_weight = False
     job.chunk = rows_of_chunk(job.rows, job.classes)
-    job.panel = panel_rows(job.kernels, job.classes, job.wants_gradient
-                           and job.x.step == size_of(job.x.kind) == job.gradient.step)
-    job.strips = (job.from_logits and strip_rows(&job.shape, &job.x, 0, job.rows, job.classes) > 0
-                  and (not job.wants_gradient
-                       or strip_rows(&job.shape, &job.gradient, 0, job.rows, job.classes) > 0))
-    scratch = sizeof(Scratch) if job.strips else sizeof(xf_panel)
+    job.panels = cut(job.kernels, &job.shape, &job.x, &job.gradient, job.classes)
+    if not job.from_logits:
+        job.panels.together = 1
     chunks = (job.rows + job.chunk - 1) // job.chunk
     threads = threads_for(job.rows, job.classes)
     job.task = rows_of_task(&job.x, job.rows, job.chunk, threads)
@@ -227,22 +218,23 @@ cdef int run_cross_entropy(CrossEntropy *job, bint mean, double *loss,
             raise MemoryError("no memory for the sums of the chunks")
     job.loss_sums = sums
     job.weight_sums = sums + chunks
+    job.weighs = job.ignores or job.class_weight.data != NULL or job.weights.data != NULL
+    weight[0] = <double> job.rows
     before = xf_enter()         # for the weights too
     try:
         job.counting = mean and job.wants_gradient
         if job.counting:
-            if job.ignores or job.class_weight.data or job.weights.data:
-                run(cross_entropy_task, job, tasks, threads, scratch)
+            if job.weighs:
+                run(cross_entropy_task, job, tasks, threads, job.panels.scratch)
                 weight[0] = tree(job.weight_sums, chunks)
-            else:
-                weight[0] = <double> job.rows
             job.gradient_scale = 1 / weight[0] if weight[0] > 0 else 0
             job.counting = False
         loss[0] = 0
         if not (job.bad_label or job.bad_weight):
-            run(cross_entropy_task, job, tasks, threads, scratch)
+            run(cross_entropy_task, job, tasks, threads, job.panels.scratch)
             loss[0] = tree(job.loss_sums, chunks)
-            weight[0] = tree(job.weight_sums, chunks)
+            if job.weighs:
+                weight[0] = tree(job.weight_sums, chunks)
     finally:
         xf_leave(before)
         if chunks > 1:

@@ -10,7 +10,8 @@ cdef struct Evaluate:
     Strided x, labels, weights, loss, rank, entropy, confidence, lse, predicted
     ptrdiff_t rows, classes, task
     int panel, bins, tops
-    bint from_logits, ignores, strips
+    bint from_logits, ignores
+    Panels panels
     int64_t ignored
     const int64_t *top          # the k of top-k, ascending
     xf_ties ties
@@ -110,70 +111,80 @@ cdef inline void put_indices(const Evaluate *job, const Strided *out, ptrdiff_t 
             (<int64_t *> place[i])[0] = values[i] if values[i] < job.classes else job.classes
 
 
+cdef inline bint load_row_labels(Evaluate *job, xf_panel *p, ptrdiff_t row,
+                                 double *weight) noexcept nogil:
+    """The labels and weights of a panel's rows; may some of its places not count?"""
+    cdef const char *place[XF_PANEL]
+    cdef bint some = job.ignores or p.rows < XF_PANEL
+    cdef int i
+    for i in range(XF_PANEL):
+        p.label[i] = -1
+        weight[i] = 1
+    if job.weights.data:
+        find_rows(&job.shape, &job.weights, row, p.rows, place)
+        for i in range(p.rows):
+            weight[i] = number(place[i], job.weights.kind)
+            if not 0 <= weight[i] < INFINITY:
+                xf_raise(&job.bad_weight)
+    read_indices(&job.shape, &job.labels, row, p.rows, p.label)
+    for i in range(p.rows):
+        some |= <uint64_t> p.label[i] >= <uint64_t> job.classes
+    for i in range(p.rows if some else 0):
+        if job.ignores and p.label[i] == job.ignored:
+            p.label[i] = -1
+        elif <uint64_t> p.label[i] >= <uint64_t> job.classes:
+            xf_raise(&job.bad_label)
+            p.label[i] = -1
+    return some
+
+
+cdef inline void put_panel(Evaluate *job, xf_panel *p, ptrdiff_t row, xf_scores *scores,
+                           double *weight, bint some, const Part *part) noexcept nogil:
+    """Writes what is wanted of each row, and adds it to the sums."""
+    cdef int i, n = p.rows
+    for i in range(n if some else 0):
+        if p.label[i] < 0:
+            scores.loss[i] = 0
+            scores.rank[i] = -1
+    put_scores(job, &job.loss, row, n, scores.loss)
+    put_scores(job, &job.entropy, row, n, scores.entropy)
+    put_scores(job, &job.confidence, row, n, scores.confidence)
+    put_scores(job, &job.lse, row, n, scores.lse)
+    put_indices(job, &job.rank, row, n, scores.rank)
+    put_indices(job, &job.predicted, row, n, scores.predicted)
+    add_panel(job, p, scores, weight, some, part)
+
+
 cdef void evaluate_task(void *context, ptrdiff_t task, void *memory) noexcept nogil:
     cdef Evaluate *job = <Evaluate *> context
-    cdef Scratch *scratch = <Scratch *> memory
-    cdef xf_panel *p = &scratch.panel
-    cdef Strip *strip = &scratch.strip if job.strips else NULL
-    cdef xf_rows x
-    cdef xf_scores scores
-    cdef const Strided *rows_of_x = &job.x
-    cdef const Shape *shape = &job.shape
-    cdef const char *place[XF_PANEL]
-    cdef double weight[XF_PANEL]
+    cdef xf_panel *p = take_panels(&job.panels, memory, job.classes, False)
+    cdef xf_rows x[XF_TOGETHER]
+    cdef xf_scores *scores = (<Scratch *> memory).scores
+    cdef double weight[XF_TOGETHER][XF_PANEL]
+    cdef bint some[XF_TOGETHER]
     cdef Part part = take_part(&job.sums)
-    cdef ptrdiff_t row = task * job.task, end = row + job.task, begin = 0, stop
-    cdef bint some              # whether some of the panel's places may not count
-    cdef int i, n
+    cdef ptrdiff_t row = task * job.task, end = row + job.task, first
+    cdef int k, n
     if end > job.rows:
         end = job.rows
-    stop = end if strip == NULL else row
-    x.type = type_of(job.x.kind)
-    p.classes = job.classes
-    scores.ties = job.ties
-    scores.wants_predicted = job.predicted.data != NULL
+    for k in range(job.panels.together):
+        x[k].step = job.x.step
+        x[k].type = type_of(job.x.kind)
+        scores[k].ties = job.ties
+        scores[k].wants_predicted = job.predicted.data != NULL
     while row < end:
-        if row == stop:
-            begin = row
-            stop = read_strip(&job.shape, &job.x, begin, end, job.classes, strip)
-            shape, rows_of_x = &strip.shape, &strip.rows
-        n = <int> (stop - row) if stop - row < job.panel else job.panel
-        p.rows = n
-        for i in range(XF_PANEL):
-            p.label[i] = -1
-            weight[i] = 1
-        if job.weights.data:
-            find_rows(&job.shape, &job.weights, row, n, place)
-            for i in range(n):
-                weight[i] = number(place[i], job.weights.kind)
-                if not 0 <= weight[i] < INFINITY:
-                    xf_raise(&job.bad_weight)
-        find_rows(&job.shape, &job.labels, row, n, place)
-        read_indices(place, job.labels.kind, n, p.label)
-        some = job.ignores or n < XF_PANEL
-        for i in range(n):
-            some |= <uint64_t> p.label[i] >= <uint64_t> job.classes
-        for i in range(n if some else 0):
-            if job.ignores and p.label[i] == job.ignored:
-                p.label[i] = -1
-            elif <uint64_t> p.label[i] >= <uint64_t> job.classes:
-                xf_raise(&job.bad_label)
-                p.label[i] = -1
-        x.step = rows_of_x.step
-        find_rows(shape, rows_of_x, row - begin, n, x.row)
-        job.kernels.evaluate(&x, p, job.from_logits, &scores)
-        for i in range(n if some else 0):
-            if p.label[i] < 0:
-                scores.loss[i] = 0
-                scores.rank[i] = -1
-        put_scores(job, &job.loss, row, n, scores.loss)
-        put_scores(job, &job.entropy, row, n, scores.entropy)
-        put_scores(job, &job.confidence, row, n, scores.confidence)
-        put_scores(job, &job.lse, row, n, scores.lse)
-        put_indices(job, &job.rank, row, n, scores.rank)
-        put_indices(job, &job.predicted, row, n, scores.predicted)
-        add_panel(job, p, &scores, weight, some, &part)
-        row += n
+        first = row
+        n = 0
+        while n < job.panels.together and row < end:
+            p[n].rows = next_rows(&job.panels, &job.shape, row, end)
+            some[n] = load_row_labels(job, p + n, row, weight[n])
+            find_rows(&job.shape, &job.x, row, p[n].rows, x[n].row)
+            row += p[n].rows
+            n += 1
+        job.kernels.evaluate(x, p, job.from_logits, scores, n)
+        for k in range(n):
+            put_panel(job, p + k, first, scores + k, weight[k], some[k], &part)
+            first += p[k].rows
     give_part(&job.sums, &part)
 
 
@@ -186,6 +197,7 @@ def evaluate(const storage[:, :, :, :, :, :, :] x, int kind_, labels, int label_
     unless None: rank and predicted of int64, the others of the dtype that x is computed in.
     """
     cdef Evaluate job
+    cdef Strided nothing
     cdef Strided *arrays[9]
     cdef int i, threads
     arrays[:] = [&job.x, &job.labels, &job.weights, &job.loss, &job.rank, &job.entropy,
@@ -203,7 +215,7 @@ def evaluate(const storage[:, :, :, :, :, :, :] x, int kind_, labels, int label_
     job.ties = <xf_ties> ties
     job.bins = bins
     job.bad_label = job.bad_weight = False
-    job.x.data = NULL
+    job.x.data = nothing.data = NULL
     if job.rows:
         lay(<char *> &x[0, 0, 0, 0, 0, 0, 0], x.strides, kind_, &job.x)
     take(labels, label_kind, False, &job.labels)
@@ -215,9 +227,9 @@ def evaluate(const storage[:, :, :, :, :, :, :] x, int kind_, labels, int label_
     take(lse, computed(kind_), True, &job.lse)
     take(predicted, I64, True, &job.predicted)
     merge(&job.shape, x.shape, arrays, 9)
-    job.strips = job.rows > 0 and from_logits and strip_rows(&job.shape, &job.x, 0, job.rows,
-                                                             job.classes) > 0
-    job.panel = panel_rows(job.kernels, job.classes, False)
+    job.panels = cut(job.kernels, &job.shape, &job.x, &nothing, job.classes)
+    if not from_logits:
+        job.panels.together = 1
     threads = threads_for(job.rows, job.classes)
     job.task = rows_of_task(&job.x, job.rows, rows_of_chunk(job.rows, job.classes), threads)
     sums_begin(&job.sums, threads, ROW_SUMS,
@@ -226,7 +238,7 @@ def evaluate(const storage[:, :, :, :, :, :, :] x, int kind_, labels, int label_
     try:
         with nogil:
             run(evaluate_task, &job, (job.rows + job.task - 1) // job.task, threads,
-                sizeof(Scratch) if job.strips else sizeof(xf_panel))
+                job.panels.scratch)
         return *sums_read(&job.sums), job.bad_label != 0, job.bad_weight != 0
     finally:
         sums_free(&job.sums)

@@ -10,13 +10,14 @@ cdef enum:
     LEADING = 6
     CHUNK_ELEMENTS = 32768      # about 10 microseconds of work, so that threads share evenly
     MOST_CHUNKS = 4096          # so that the sums of the chunks stay small
-    TASK_ROWS = 64              # where classes are apart: four lines of each, of float
+    TASK_ROWS = 512             # where classes are apart, whose ends share lines with the next
     LIGHT_ELEMENTS = 1 << 14    # less takes a microsecond or two: see dispatch.h
+    SEGMENT_BLOCKS = 8          # as in rows/bands.h
     SERIAL_ELEMENTS = 1 << 18   # less, some 100 microseconds, is not worth waking threads
     THREAD_ELEMENTS = 1 << 16   # at least so many for each
     STREAM_BYTES = 1 << 24      # more does not stay in the caches: it is written past them
-    STRIP_BYTES = 1 << 17       # a part of a second-level cache
-    FAR_APART = 1024            # bytes between classes that are read in strips
+    LINE = 64                   # bytes of a cache line, and of a class of a panel
+    TOGETHER_BYTES = 1 << 18    # of panels treated together: a part of a second-level cache
 
 # How an element that is not of the compute type is read. The codes are _checks.KINDS.
 cdef enum kind:
@@ -104,7 +105,8 @@ cdef inline void find_rows(const Shape *shape, const Strided *s, ptrdiff_t first
                            const char **row) noexcept nogil:
     """The first class of n rows; the panel's other places repeat the first row."""
     cdef int inner = shape.axes - 1, i
-    cdef ptrdiff_t run = shape.size[inner], at = first % run, stride = s.stride[inner]
+    cdef ptrdiff_t run = shape.size[inner], at = first % run if inner else first
+    cdef ptrdiff_t stride = s.stride[inner]
     cdef char *p = find(shape, s, first)
     if at + XF_PANEL <= run:
         for i in range(XF_PANEL):
@@ -121,59 +123,70 @@ cdef inline void find_rows(const Shape *shape, const Strided *s, ptrdiff_t first
         row[i] = row[0]
 
 
-# Rows side by side whose classes are far apart in memory, as the pixels of images: read row by
-# row, each line would come from another page. So they are copied, as many at once as fit, to
-# (classes, rows).
-cdef struct Strip:
-    Shape shape
-    Strided rows
-    char data[STRIP_BYTES]
+cdef inline int panel_rows(const xf_kernels *k, ptrdiff_t classes, bint again) noexcept nogil:
+    """How many rows to treat together; if they are read again, what an L1 cache can hold."""
+    cdef ptrdiff_t lanes = k.block // 32, n = 16 * k.block // classes
+    if not again or n > lanes:
+        n = lanes
+    return <int> (n if n > 1 else 1)
 
-# What a thread works in; tasks that take no strips ask for none.
+
+# What a thread works in: panels that are treated together, and behind it their bands.
 cdef struct Scratch:
-    xf_panel panel
-    Strip strip
+    xf_panel panel[XF_TOGETHER]
+    xf_scores scores[XF_TOGETHER]
+    xf_work work
+
+# How rows become panels of `most` rows, so many of them treated together: several where rows lie
+# side by side and their classes apart, so that each class, which may be on another page, is visited
+# once for all. The panels begin where cache lines of `lines` do.
+cdef struct Panels:
+    int most, together
+    const Strided *lines
+    ptrdiff_t band, scratch     # bytes of a panel's, and of all
 
 
-cdef inline ptrdiff_t strip_rows(const Shape *shape, const Strided *s, ptrdiff_t first,
-                                 ptrdiff_t end, ptrdiff_t classes) noexcept nogil:
-    """How many rows from `first` on to take as a strip; 0: they do not lie so."""
-    cdef ptrdiff_t inner = shape.axes - 1, item = size_of(s.kind)
-    cdef ptrdiff_t n = shape.size[inner] - first % shape.size[inner]
-    cdef ptrdiff_t fit = STRIP_BYTES // (classes * item) // XF_PANEL * XF_PANEL
-    if s.stride[inner] != item or s.step < FAR_APART or fit < 2 * XF_PANEL:
-        return 0
-    if n > fit:
-        n = fit
-    return n if n < end - first else end - first
+cdef inline Panels cut(const xf_kernels *k, const Shape *shape, const Strided *x,
+                       const Strided *out, ptrdiff_t classes) noexcept nogil:
+    """For rows to read and, where out has data, to write."""
+    cdef Panels c
+    cdef int inner = shape.axes - 1
+    cdef ptrdiff_t item = size_of(x.kind), least
+    c.band = LINE * min((classes + 15) // 16 * 16, SEGMENT_BLOCKS * k.block)  # as tiles are read
+    c.most = panel_rows(k, classes, out.data != NULL and x.step == item == out.step)
+    c.together = 1
+    c.lines = out if out.data and out.stride[inner] == item else x
+    if x.stride[inner] == item != x.step and shape.size[inner] >= XF_PANEL:
+        least = 2 * LINE // (c.most * item)
+        c.together = <int> min(XF_TOGETHER, max(least, TOGETHER_BYTES // c.band))
+    c.scratch = sizeof(Scratch) + c.together * c.band
+    return c
 
 
-cdef inline ptrdiff_t read_strip(const Shape *shape, const Strided *s, ptrdiff_t first,
-                                 ptrdiff_t end, ptrdiff_t classes, Strip *strip) noexcept nogil:
-    """Takes the rows from `first` on, and tells where they end."""
-    cdef const char *p = find(shape, s, first)
-    cdef ptrdiff_t item = size_of(s.kind), j, n = strip_rows(shape, s, first, end, classes)
-    for j in range(classes):
-        memcpy(strip.data + j * n * item, p + j * s.step, n * item)
-    strip.shape.axes = 1
-    strip.shape.size[0] = n
-    strip.rows.data = strip.data
-    strip.rows.stride[0] = item
-    strip.rows.step = n * item
-    strip.rows.kind = s.kind
-    return first + n
+cdef inline int next_rows(const Panels *c, const Shape *shape, ptrdiff_t row,
+                          ptrdiff_t end) noexcept nogil:
+    """How many rows the panel has that begins with this one."""
+    cdef ptrdiff_t n = min(c.most, end - row), bytes
+    cdef int inner = shape.axes - 1
+    if c.together > 1:
+        bytes = c.most * size_of(c.lines.kind)
+        n = min(n, shape.size[inner] - row % shape.size[inner])
+        n = min(n, c.most - <ptrdiff_t> (<size_t> find(shape, c.lines, row) % bytes)
+                // size_of(c.lines.kind))
+    return <int> n
 
 
-cdef inline void write_strip(const Strip *strip, const xf_kernels *k, bint stream,
-                             const Shape *shape, const Strided *s, ptrdiff_t first,
-                             ptrdiff_t classes) noexcept nogil:
-    cdef char *p = find(shape, s, first)
-    cdef ptrdiff_t n = strip.rows.step, j
-    for j in range(classes):
-        if stream:
-            k.stream(p + j * s.step, strip.data + j * n, n)
-        else:
-            memcpy(p + j * s.step, strip.data + j * n, n)
+cdef inline xf_panel *take_panels(const Panels *c, void *memory, ptrdiff_t classes,
+                                  bint wants_gradient) noexcept nogil:
+    """The panels of a thread, with what is the same for all."""
+    cdef Scratch *scratch = <Scratch *> memory
+    cdef int k
+    for k in range(c.together):
+        scratch.panel[k].work = &scratch.work
+        scratch.panel[k].band = <char *> (scratch + 1) + k * c.band
+        scratch.panel[k].classes = classes
+        scratch.panel[k].wants_gradient = wants_gradient
+    return scratch.panel
 
 
 ctypedef fused integer:
@@ -186,28 +199,44 @@ ctypedef fused integer:
     uint32_t
 
 
-cdef inline void read_as(integer tag, const char **p, int n, int64_t *to) noexcept nogil:
+cdef inline void read_as(integer tag, const char *p, ptrdiff_t stride, int n,
+                         int64_t *to) noexcept nogil:
     cdef int i
     for i in range(n):
-        to[i] = (<const integer *> p[i])[0]
+        to[i] = (<const integer *> (p + i * stride))[0]
 
 
-cdef inline void read_indices(const char **p, int kind_, int n, int64_t *to) noexcept nogil:
-    """n integers from as many places."""
+cdef inline void read_integers(const char *p, int kind_, ptrdiff_t stride, int n,
+                               int64_t *to) noexcept nogil:
+    """n integers, `stride` bytes apart."""
     if kind_ == I64 or kind_ == U64:
-        read_as[int64_t](0, p, n, to)
+        read_as[int64_t](0, p, stride, n, to)
     elif kind_ == I32:
-        read_as[int32_t](0, p, n, to)
+        read_as[int32_t](0, p, stride, n, to)
     elif kind_ == I16:
-        read_as[int16_t](0, p, n, to)
+        read_as[int16_t](0, p, stride, n, to)
     elif kind_ == I8:
-        read_as[int8_t](0, p, n, to)
+        read_as[int8_t](0, p, stride, n, to)
     elif kind_ == U32:
-        read_as[uint32_t](0, p, n, to)
+        read_as[uint32_t](0, p, stride, n, to)
     elif kind_ == U16:
-        read_as[uint16_t](0, p, n, to)
+        read_as[uint16_t](0, p, stride, n, to)
     else:
-        read_as[uint8_t](0, p, n, to)
+        read_as[uint8_t](0, p, stride, n, to)
+
+
+cdef inline void read_indices(const Shape *shape, const Strided *s, ptrdiff_t first, int n,
+                              int64_t *to) noexcept nogil:
+    """The integers of n rows."""
+    cdef int inner = shape.axes - 1
+    cdef ptrdiff_t run = shape.size[inner], left = run - (first % run if inner else first)
+    while n > left:
+        read_integers(find(shape, s, first), s.kind, s.stride[inner], <int> left, to)
+        to += left
+        first += left
+        n -= <int> left
+        left = run
+    read_integers(find(shape, s, first), s.kind, s.stride[inner], n, to)
 
 
 ctypedef fused numeric:
@@ -331,14 +360,6 @@ cdef inline ptrdiff_t rows_of_task(const Strided *x, ptrdiff_t rows, ptrdiff_t c
     while n > XF_PANEL and rows < 2 * threads * n:
         n //= 2
     return (n + chunk - 1) // chunk * chunk
-
-
-cdef inline int panel_rows(const xf_kernels *k, ptrdiff_t classes, bint again) noexcept nogil:
-    """How many rows to treat together; if they are read again, what an L1 cache can hold."""
-    cdef ptrdiff_t lanes = k.block // 32, n = 16 * k.block // classes
-    if not again or n > lanes:
-        n = lanes
-    return <int> (n if n > 1 else 1)
 
 
 cdef inline bint streams(ptrdiff_t rows, ptrdiff_t classes, const Strided *x,

@@ -60,7 +60,8 @@ cdef inline void add_comparison(const Pairs *job, const xf_panel *p, xf_pairs *s
 
 cdef void pairs_chunk(void *context, ptrdiff_t chunk, void *memory) noexcept nogil:
     cdef Pairs *job = <Pairs *> context
-    cdef xf_panel *p = <xf_panel *> memory
+    cdef Scratch *scratch = <Scratch *> memory
+    cdef xf_panel *p = scratch.panel
     cdef xf_rows a, b
     cdef xf_out out
     cdef xf_pairs s
@@ -79,6 +80,7 @@ cdef void pairs_chunk(void *context, ptrdiff_t chunk, void *memory) noexcept nog
     out.step = job.gradient.step
     out.type = type_of(job.gradient.kind)
     out.stream = False
+    p.work = &scratch.work
     p.classes = job.classes
     p.gradient_scale = job.gradient_scale * job.scale
     s.scale = job.scale
@@ -96,8 +98,7 @@ cdef void pairs_chunk(void *context, ptrdiff_t chunk, void *memory) noexcept nog
                 if not 0 <= p.weight[i] < INFINITY:
                     xf_raise(&job.bad_weight)
         if job.labels.data:
-            find_rows(&job.shape, &job.labels, row, n, place)
-            read_indices(place, job.labels.kind, n, p.label)
+            read_indices(&job.shape, &job.labels, row, n, p.label)
             for i in range(n):
                 if job.ignores and p.label[i] == job.ignored:
                     p.label[i] = -1
@@ -148,7 +149,7 @@ cdef pairs_run(Pairs *job, shape, int numbers):
     sums_begin(&job.sums, threads, COMPARISON_SUMS if job.compares else 1, 0, numbers)
     try:
         with nogil:
-            run(pairs_chunk, job, chunks, threads, sizeof(xf_panel))
+            run(pairs_chunk, job, chunks, threads, sizeof(Scratch))
         return sums_read(&job.sums)
     finally:
         sums_free(&job.sums)

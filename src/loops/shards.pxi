@@ -5,9 +5,8 @@ cdef struct Shard:
     const xf_kernels *kernels
     Shape shape
     Strided x, out
+    Panels panels
     ptrdiff_t rows, classes, task
-    int panel
-    bint strips
     const int64_t *labels
     double *numbers             # (3, rows)
 
@@ -26,48 +25,42 @@ cdef inline void swap_numbers(Shard *job, ptrdiff_t row, int n, double *first, d
 
 cdef void shard_task(void *context, ptrdiff_t task, void *memory) noexcept nogil:
     cdef Shard *job = <Shard *> context
-    cdef Scratch *scratch = <Scratch *> memory
-    cdef xf_panel *p = &scratch.panel
-    cdef Strip *strip = &scratch.strip if job.strips else NULL
-    cdef xf_shard numbers
-    cdef xf_rows x
-    cdef xf_out out
-    cdef const Strided *rows_of_x = &job.x
-    cdef const Strided *rows_of_out = &job.out
-    cdef const Shape *shape = &job.shape
-    cdef ptrdiff_t row = task * job.task, end = row + job.task, begin = 0, stop
+    cdef xf_panel *p = take_panels(&job.panels, memory, job.classes, False)
+    cdef xf_shard numbers[XF_TOGETHER]
+    cdef xf_rows x[XF_TOGETHER]
+    cdef xf_out out[XF_TOGETHER]
+    cdef ptrdiff_t row = task * job.task, end = row + job.task, first
     cdef bint wants_gradient = job.out.data != NULL
     cdef bint stream = wants_gradient and streams(job.rows, job.classes, &job.x, &job.out)
-    cdef int i, n
+    cdef int i, k, n
     if end > job.rows:
         end = job.rows
-    stop = end if strip == NULL else row
-    x.type = out.type = type_of(job.x.kind)
-    out.stream = stream and strip == NULL
-    p.classes = job.classes
-    p.wants_gradient = False
+    for k in range(job.panels.together):
+        x[k].step, out[k].step = job.x.step, job.out.step
+        x[k].type = out[k].type = type_of(job.x.kind)
+        out[k].stream = stream
     while row < end:
-        if row == stop:
-            begin = row
-            stop = read_strip(&job.shape, &job.x, begin, end, job.classes, strip)
-            shape, rows_of_x, rows_of_out = &strip.shape, &strip.rows, &strip.rows
-        n = <int> (stop - row) if stop - row < job.panel else job.panel
-        p.rows = n
-        for i in range(XF_PANEL):
-            p.label[i] = job.labels[row + i] if i < n else -1
-        x.step = rows_of_x.step
-        find_rows(shape, rows_of_x, row - begin, n, x.row)
-        if not wants_gradient:
-            job.kernels.shard_statistics(&x, p, &numbers)
-            swap_numbers(job, row, n, numbers.maximum, numbers.rest, numbers.label, True)
-        else:
-            swap_numbers(job, row, n, numbers.maximum, numbers.scale, numbers.own, False)
-            out.step = rows_of_out.step
-            find_rows(shape, rows_of_out, row - begin, n, <const char **> out.row)
-            job.kernels.shard_gradient(&x, p, &numbers, &out)
-        row += n
-        if strip != NULL and row == stop and wants_gradient:
-            write_strip(strip, job.kernels, stream, &job.shape, &job.out, begin, job.classes)
+        first = row
+        n = 0
+        while n < job.panels.together and row < end:
+            p[n].rows = next_rows(&job.panels, &job.shape, row, end)
+            for i in range(XF_PANEL):
+                p[n].label[i] = job.labels[row + i] if i < p[n].rows else -1
+            find_rows(&job.shape, &job.x, row, p[n].rows, x[n].row)
+            if wants_gradient:
+                swap_numbers(job, row, p[n].rows, numbers[n].maximum, numbers[n].scale,
+                             numbers[n].own, False)
+                find_rows(&job.shape, &job.out, row, p[n].rows, <const char **> out[n].row)
+            row += p[n].rows
+            n += 1
+        if wants_gradient:
+            job.kernels.shard_gradient(x, p, numbers, out, n)
+            continue
+        job.kernels.shard_statistics(x, p, numbers, n)
+        for k in range(n):
+            swap_numbers(job, first, p[k].rows, numbers[k].maximum, numbers[k].rest,
+                         numbers[k].label, True)
+            first += p[k].rows
 
 
 def shard(const storage[:, :, :, :, :, :, :] x, int kind_, const int64_t[::1] labels,
@@ -94,9 +87,6 @@ def shard(const storage[:, :, :, :, :, :, :] x, int kind_, const int64_t[::1] la
     merge(&job.shape, x.shape, arrays, 2)
     threads = threads_for(job.rows, job.classes)
     job.task = rows_of_task(&job.x, job.rows, rows_of_chunk(job.rows, job.classes), threads)
-    job.panel = panel_rows(job.kernels, job.classes, False)
-    job.strips = strip_rows(&job.shape, &job.x, 0, job.rows, job.classes) > 0 and (
-        out is None or strip_rows(&job.shape, &job.out, 0, job.rows, job.classes) > 0)
+    job.panels = cut(job.kernels, &job.shape, &job.x, &job.out, job.classes)
     with nogil:
-        run(shard_task, &job, (job.rows + job.task - 1) // job.task, threads,
-            sizeof(Scratch) if job.strips else sizeof(xf_panel))
+        run(shard_task, &job, (job.rows + job.task - 1) // job.task, threads, job.panels.scratch)

@@ -20,6 +20,7 @@ cdef struct Sparse:
 # What a thread works in; behind it (listed) of Listed, and four arrays of so many numbers.
 cdef struct SparseScratch:
     xf_panel panel
+    xf_work work
     Listed listed[1]
 
 
@@ -41,7 +42,7 @@ cdef inline bint load_listed(Sparse *job, ptrdiff_t row, Listed *to, int64_t *in
     for k in range(job.listed):
         if p[k] != 0:
             to[s.listed].p = p[k]
-            read_indices(&at, job.indices.kind, 1, &to[s.listed].index)
+            read_integers(at, job.indices.kind, 0, 1, &to[s.listed].index)
             if not 0 < p[k] < INFINITY:
                 xf_raise(&job.bad_probability)
                 good = False
@@ -84,6 +85,7 @@ cdef void sparse_chunk(void *context, ptrdiff_t chunk, void *memory) noexcept no
     out.step = job.gradient.step
     out.type = type_of(job.gradient.kind)
     out.stream = False
+    p.work = &scratch.work
     p.rows = 1
     p.classes = job.classes
     s.scale = job.scale

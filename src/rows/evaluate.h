@@ -24,6 +24,8 @@ typedef struct {
     ptrdiff_t first; /* the block with the maximum that wins */
 } tally;
 
+_Static_assert(sizeof(tally) * XF_PANEL <= sizeof(((xf_panel *)0)->sums), "a panel's sums");
+
 static inline void raise_tally(tally *a, real to)
 {
     const real from = finite_maximum(a->of.maximum);
@@ -409,96 +411,119 @@ static inline int64_t labelled(const xf_panel *p, int i)
     return p->label[i] < 0 ? 0 : p->label[i];
 }
 
-/* All rows with the lanes across them, as tile_statistics. */
-static inline void evaluate_across(const xf_rows *x, xf_panel *p, xf_scores *scores, panel_tally *t)
+/* A panel whose classes, a block at most, are in its band: in the compute type throughout. */
+static inline void evaluate_block(xf_panel *p, const real *band, xf_scores *scores, panel_tally *t,
+                                  soon next)
 {
-    real place[LANES], label[LANES], best[LANES], rank[LANES];
+    const ptrdiff_t n = p->classes;
+    real place[LANES], label[LANES], rank[LANES];
+    vec at = v_zero(), m = v_set1(-INFINITY), least = v_set1(INFINITY);
+    tile_label_logits(band, p);
+    for (int i = 0; i < LANES; i++)
+        label[i] = (real)labelled(p, i);
+    tile_range(band, n, &least, &m);
+    if (scores->wants_predicted)
+        tile_first(band, n, scores->ties == XF_HIGHEST_WINS, &at);
+    const vec finite = v_max(v_set1(-REAL_MAX), m);
+    const row_exp f = row_exp_of(finite, true);
+    const tile_scores s =
+        score_tile(band, n, &f, is_tile_general(finite, least), v_load(state(p, LABEL_LOGIT)),
+                   v_load(label), scores->ties, next);
+    const vec rest = v_sub(s.held, v_set1(1));
+    v_store(state(p, HELD), v_fma(rest, v_set1(EXP_ONE), s.sum));
+    v_store(state(p, MAXIMUM), m);
+    v_store(t->slope, unit(s.slope));
+    v_store(t->square, v_add(unit(s.square), rest));
+    v_store(rank, s.above);
+    v_store(place, at);
+    for (int i = 0; i < LANES; i++) {
+        scores->rank[i] = (int64_t)rank[i];
+        scores->predicted[i] = (int64_t)place[i];
+    }
+}
+
+/* Adds the segment in a panel's band. */
+static inline void evaluate_band(xf_panel *p, const real *band, ptrdiff_t j0, ptrdiff_t n,
+                                 vec least, vec top, const xf_scores *scores)
+{
+    tally *const a = (tally *)p->sums;
+    real finite[LANES], best[LANES], before[LANES], place[LANES], label[LANES], rank[LANES];
     const bool last = scores->ties == XF_HIGHEST_WINS;
-    vec at = v_zero();
-    if (p->classes <= BLOCK) { /* in one block, and in the compute type throughout */
-        real *const tile = (real *)p->tile[0];
-        const ptrdiff_t n = p->classes;
-        read_tile(x, 0, n, tile);
-        tile_label_logits(tile, p);
-        for (int i = 0; i < LANES; i++)
-            label[i] = (real)labelled(p, i);
-        vec m = v_set1(-INFINITY), least = v_set1(INFINITY);
-        tile_range(tile, n, &least, &m);
-        if (scores->wants_predicted)
-            tile_first(tile, n, last, &at);
-        const vec finite = v_max(v_set1(-REAL_MAX), m);
-        const row_exp f = row_exp_of(finite, true);
-        const tile_scores s =
-            score_tile(tile, n, &f, is_tile_general(finite, least), v_load(state(p, LABEL_LOGIT)),
-                       v_load(label), scores->ties, next_panel(x));
-        const vec rest = v_sub(s.held, v_set1(1));
-        v_store(state(p, HELD), v_fma(rest, v_set1(EXP_ONE), s.sum));
-        v_store(state(p, MAXIMUM), m);
-        v_store(t->slope, unit(s.slope));
-        v_store(t->square, v_add(unit(s.square), rest));
-        v_store(rank, s.above);
+    for (int i = 0; i < LANES; i++)
+        before[i] = a[i].of.maximum;
+    for (ptrdiff_t j = 0; scores->wants_predicted && j < n; j += BLOCK) {
+        vec at;
+        v_store(best, tile_first(band + j * LANES, block_length(n, j), last, &at));
         v_store(place, at);
+        for (int i = 0; i < LANES; i++)
+            if (best[i] > before[i] || (last && best[i] == before[i]) || j0 + j == 0) {
+                before[i] = best[i];
+                a[i].first = j0 + j + (ptrdiff_t)place[i];
+            }
+    }
+    v_store(best, top);
+    for (int i = 0; i < LANES; i++) {
+        if (best[i] > a[i].of.maximum)
+            raise_tally(&a[i], best[i]);
+        finite[i] = finite_maximum(a[i].of.maximum);
+    }
+    const row_exp f = row_exp_of(v_load(finite), true);
+    const bool general = is_tile_general(v_load(finite), least);
+    for (ptrdiff_t j = 0; j < n; j += BLOCK) {
+        for (int i = 0; i < LANES; i++)
+            label[i] = (real)(labelled(p, i) - (j0 + j));
+        const soon next = {(const char *)(band + j * LANES) + AHEAD, 64};
+        const tile_scores s =
+            score_tile(band + j * LANES, block_length(n, j), &f, general,
+                       v_load(state(p, LABEL_LOGIT)), v_load(label), scores->ties, next);
+        real sum[LANES], slope[LANES], square[LANES], held[LANES];
+        v_store(sum, s.sum);
+        v_store(slope, s.slope);
+        v_store(square, s.square);
+        v_store(held, s.held);
+        v_store(rank, s.above);
         for (int i = 0; i < LANES; i++) {
-            scores->rank[i] = (int64_t)rank[i];
-            scores->predicted[i] = (int64_t)place[i];
+            a[i].of.sum += sum[i];
+            a[i].of.held += held[i];
+            a[i].slope += slope[i];
+            a[i].square += square[i];
+            a[i].rank += rank[i];
         }
+    }
+}
+
+/* Panels with the lanes across their rows, as band_statistics. */
+static inline void evaluate_across(const xf_rows *x, xf_panel *p, xf_scores *scores, panel_tally *t,
+                                   int panels)
+{
+    if (p->classes <= BLOCK) {
+        read_segment(x, p, panels, 0, p->classes, NULL, NULL);
+        for (int k = 0; k < panels; k++)
+            evaluate_block(p + k, p[k].band, scores + k, t + k, next_panel(x, p, k, panels));
         return;
     }
-    label_logits(x, p);
-    tally a[LANES];
-    for (int i = 0; i < LANES; i++)
-        a[i] = (tally){.of = {.maximum = -INFINITY}};
-    real *const band = (real *)p->band, finite[LANES];
-    for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += SEGMENT) {
-        const ptrdiff_t n = p->classes - j0 < SEGMENT ? p->classes - j0 : SEGMENT;
-        vec top = v_set1(-INFINITY), least = v_set1(INFINITY);
-        real before[LANES];
+    vec least[XF_TOGETHER], top[XF_TOGETHER];
+    for (int k = 0; k < panels; k++) {
+        label_logits(x + k, p + k);
         for (int i = 0; i < LANES; i++)
-            before[i] = a[i].of.maximum;
-        read_band(x, j0, n, band, &least, &top);
-        for (ptrdiff_t j = 0; scores->wants_predicted && j < n; j += BLOCK) {
-            v_store(best, tile_first(band + j * LANES, block_length(n, j), last, &at));
-            v_store(place, at);
-            for (int i = 0; i < LANES; i++)
-                if (best[i] > before[i] || (last && best[i] == before[i]) || j0 + j == 0) {
-                    before[i] = best[i];
-                    a[i].first = j0 + j + (ptrdiff_t)place[i];
-                }
+            ((tally *)p[k].sums)[i] = (tally){.of = {.maximum = -INFINITY}};
+    }
+    for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += SEGMENT) {
+        const ptrdiff_t n = segment_length(p->classes, j0);
+        for (int k = 0; k < panels; k++) {
+            least[k] = v_set1(INFINITY);
+            top[k] = v_set1(-INFINITY);
         }
-        v_store(best, top);
+        read_segment(x, p, panels, j0, n, least, top);
+        for (int k = 0; k < panels; k++)
+            evaluate_band(p + k, p[k].band, j0, n, least[k], top[k], scores + k);
+    }
+    for (int k = 0; k < panels; k++)
         for (int i = 0; i < LANES; i++) {
-            if (best[i] > a[i].of.maximum)
-                raise_tally(&a[i], best[i]);
-            finite[i] = finite_maximum(a[i].of.maximum);
+            tally *const a = (tally *)p[k].sums + i;
+            end_tally(a, p + k, i, t + k, scores + k);
+            scores[k].predicted[i] = a->first;
         }
-        const row_exp f = row_exp_of(v_load(finite), true);
-        const bool general = is_tile_general(v_load(finite), least);
-        for (ptrdiff_t j = 0; j < n; j += BLOCK) {
-            for (int i = 0; i < LANES; i++)
-                label[i] = (real)(labelled(p, i) - (j0 + j));
-            const soon next = {(const char *)(band + j * LANES) + AHEAD, 64};
-            const tile_scores s =
-                score_tile(band + j * LANES, block_length(n, j), &f, general,
-                           v_load(state(p, LABEL_LOGIT)), v_load(label), scores->ties, next);
-            real sum[LANES], slope[LANES], square[LANES], held[LANES];
-            v_store(sum, s.sum);
-            v_store(slope, s.slope);
-            v_store(square, s.square);
-            v_store(held, s.held);
-            v_store(rank, s.above);
-            for (int i = 0; i < LANES; i++) {
-                a[i].of.sum += sum[i];
-                a[i].of.held += held[i];
-                a[i].slope += slope[i];
-                a[i].square += square[i];
-                a[i].rank += rank[i];
-            }
-        }
-    }
-    for (int i = 0; i < LANES; i++) {
-        end_tally(&a[i], p, i, t, scores);
-        scores->predicted[i] = a[i].first;
-    }
 }
 
 /* Where a row holds nan, +inf or -inf alone, it has no scores. */
@@ -526,31 +551,13 @@ INLINE void widen_scores(vec a, double *to)
         to[i] = value[i];
 }
 
-static inline void evaluate_logits(const xf_rows *x, xf_panel *p, xf_scores *scores)
+/* What is reported of a panel, from its sums. */
+static inline void finish_scores(xf_panel *p, const panel_tally *t, xf_scores *scores)
 {
-    panel_tally t;
-    p->kept = XF_KEPT_NOTHING;
-    p->wants_gradient = false;
-    p->z_loss = 0;
-    p->gradient_scale = 1;
-    for (int i = 0; i < LANES; i++)
-        p->own[i] = p->weight[i] = 1;
-    if (!packed(x->type, x->step) || p->classes <= TILE_CLASSES) {
-        evaluate_across(x, p, scores, &t);
-    } else {
-        for (int i = 0; i < LANES; i++) {
-            state(p, MAXIMUM)[i] = state(p, HELD)[i] = t.slope[i] = t.square[i] = 0;
-            scores->rank[i] = 0;
-        }
-        label_logits(x, p);
-        upcoming soon = {.row = -1};
-        for (int i = 0; i < p->rows; i++)
-            evaluate_along(x, p, i, scores, &t, &soon);
-    }
     finish(NULL, p);
     const vec one = v_set1(1), m = v_load(state(p, MAXIMUM)), y = v_load(state(p, LABEL_LOGIT));
     const vec s = v_load(state(p, SUM)), log = v_load(state(p, LOG));
-    const vec confidence = v_div(one, v_add(one, s)), q = v_load(t.square);
+    const vec confidence = v_div(one, v_add(one, s)), q = v_load(t->square);
     const vec e = v_exp(v_max(v_set1(DEEPEST), v_sub(y, m)));
     const mask first = v_eq(y, m);
     const vec others = v_select(first, s, v_add(one, v_sub(s, e)));
@@ -559,10 +566,37 @@ static inline void evaluate_logits(const xf_rows *x, xf_panel *p, xf_scores *sco
     for (int i = 0; i < LANES; i++)
         scores->loss[i] = (real)p->loss[i];
     widen_scores(v_add(m, log), scores->lse);
-    widen_scores(v_fma(v_neg(v_load(t.slope)), confidence, log), scores->entropy);
+    widen_scores(v_fma(v_neg(v_load(t->slope)), confidence, log), scores->entropy);
     widen_scores(v_fma(wrong, wrong, v_mul(v_mul(squares, confidence), confidence)), scores->brier);
     widen_scores(confidence, scores->confidence);
     end_scores(p, state(p, LABEL_LOGIT), state(p, MAXIMUM), scores);
+}
+
+static inline void evaluate_logits(const xf_rows *x, xf_panel *p, xf_scores *scores, int panels)
+{
+    panel_tally t[XF_TOGETHER];
+    for (int k = 0; k < panels; k++) {
+        p[k].kept = XF_KEPT_NOTHING;
+        p[k].wants_gradient = false;
+        p[k].z_loss = 0;
+        p[k].gradient_scale = 1;
+        for (int i = 0; i < LANES; i++)
+            p[k].own[i] = p[k].weight[i] = 1;
+    }
+    if (!packed(x->type, x->step) || p->classes <= TILE_CLASSES) {
+        evaluate_across(x, p, scores, t, panels);
+    } else {
+        for (int i = 0; i < LANES; i++) {
+            state(p, MAXIMUM)[i] = state(p, HELD)[i] = t->slope[i] = t->square[i] = 0;
+            scores->rank[i] = 0;
+        }
+        label_logits(x, p);
+        upcoming soon = {.row = -1};
+        for (int i = 0; i < p->rows; i++)
+            evaluate_along(x, p, i, scores, t, &soon);
+    }
+    for (int k = 0; k < panels; k++)
+        finish_scores(p + k, t + k, scores + k);
 }
 
 /* From probabilities: loss -log p_y, entropy -sum p log p, Brier (1 - p_y)^2 + sum_{j != y} p_j^2,
@@ -589,7 +623,7 @@ static inline void evaluate_probabilities(const xf_rows *x, xf_panel *p, xf_scor
         ptrdiff_t first = 0;
         for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += BLOCK) {
             const ptrdiff_t n = block_length(p->classes, j0);
-            const real b = block_maximum(fetch(x, i, j0, n, p->block[0]), n);
+            const real b = block_maximum(fetch(x, i, j0, n, p->work->block[0]), n);
             if (b > m || (b == m && scores->ties == XF_HIGHEST_WINS)) {
                 m = b;
                 first = j0;
@@ -599,7 +633,7 @@ static inline void evaluate_probabilities(const xf_rows *x, xf_panel *p, xf_scor
         double entropy = 0, square = 0, equal = 0, rank = 0;
         for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += BLOCK) {
             const ptrdiff_t n = block_length(p->classes, j0);
-            const real *a = fetch(x, i, j0, n, p->block[0]);
+            const real *a = fetch(x, i, j0, n, p->work->block[0]);
             entropy += sum_entropy(a, a, n, NULL);
             square += sum_square(a, a, n, &held);
             equal += count_equal(a, n, m);
@@ -618,8 +652,8 @@ static inline void evaluate_probabilities(const xf_rows *x, xf_panel *p, xf_scor
         scores->rank[i] = (int64_t)rank;
         if (scores->wants_predicted) {
             const ptrdiff_t n = block_length(p->classes, first);
-            scores->predicted[i] = first + find_equal(fetch(x, i, first, n, p->block[0]), n, m,
-                                                      scores->ties == XF_HIGHEST_WINS);
+            scores->predicted[i] = first + find_equal(fetch(x, i, first, n, p->work->block[0]), n,
+                                                      m, scores->ties == XF_HIGHEST_WINS);
         }
         if (scores->confidence[i] != scores->confidence[i])
             scores->loss[i] = scores->entropy[i] = scores->brier[i] = NAN;
@@ -627,10 +661,10 @@ static inline void evaluate_probabilities(const xf_rows *x, xf_panel *p, xf_scor
     end_scores(p, label, maximum, scores);
 }
 
-static void evaluate(const xf_rows *x, xf_panel *p, bool from_logits, xf_scores *scores)
+static void evaluate(const xf_rows *x, xf_panel *p, bool from_logits, xf_scores *scores, int panels)
 {
     if (from_logits)
-        evaluate_logits(x, p, scores);
+        evaluate_logits(x, p, scores, panels);
     else
         evaluate_probabilities(x, p, scores);
 }

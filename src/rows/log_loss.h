@@ -41,8 +41,8 @@ static void log_loss(const xf_rows *x, const xf_target *t, xf_panel *p)
         double total = 0;
         for (ptrdiff_t j0 = 0; has_target(t) && j0 < p->classes; j0 += BLOCK) {
             ptrdiff_t n = block_length(p->classes, j0);
-            total += sum_log_loss(fetch(x, i, j0, n, p->block[0]),
-                                  fetch_target(t, i, j0, n, p->block[1]), n, NULL);
+            total += sum_log_loss(fetch(x, i, j0, n, p->work->block[0]),
+                                  fetch_target(t, i, j0, n, p->work->block[1]), n, NULL);
         }
         sum[i] = (real)total;
     }
@@ -72,9 +72,9 @@ static void log_loss_gradient(const xf_rows *x, const xf_target *t, xf_panel *p,
         } else {
             for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += BLOCK) {
                 ptrdiff_t n = block_length(p->classes, j0);
-                const real *b = fetch(x, i, j0, n, p->block[0]);
-                const real *c = fetch_target(t, i, j0, n, p->block[1]);
-                real *to = place(out, i, j0, p->block[0]);
+                const real *b = fetch(x, i, j0, n, p->work->block[0]);
+                const real *c = fetch_target(t, i, j0, n, p->work->block[1]);
+                real *to = place(out, i, j0, p->work->block[0]);
                 for (ptrdiff_t j = 0; j < n; j += LANES) {
                     vec q = load_to(b + j, n - j, v_set1(1)), a = load_to(c + j, n - j, v_zero());
                     store_to(to + j, v_mul(ratio(a, q), by), n - j);

@@ -271,8 +271,8 @@ static inline void pair_sums(const xf_rows *const x[2], xf_panel *p, const xf_pa
         sums[k] = 0;
     for (ptrdiff_t j = 0; j < p->classes; j += BLOCK) {
         const ptrdiff_t n = block_length(p->classes, j);
-        add_pair_block(fetch(x[0], i, j, n, p->block[0]), fetch(x[1], i, j, n, p->block[1]), n, &f,
-                       sums);
+        add_pair_block(fetch(x[0], i, j, n, p->work->block[0]),
+                       fetch(x[1], i, j, n, p->work->block[1]), n, &f, sums);
     }
 }
 
@@ -312,7 +312,7 @@ static inline void read_pairs(const xf_rows *const x[2], ptrdiff_t j0, ptrdiff_t
                               bool first)
 {
     for (int k = 0; k < 2 && (first || p->classes > BLOCK); k++)
-        read_tile(x[k], j0, n, (real *)p->tile[k]);
+        read_tile(x[k], j0, n, (real *)p->work->tile[k]);
 }
 
 /* The statistics of all rows of both. */
@@ -332,7 +332,7 @@ static inline void statistics_across(const xf_rows *const x[2], xf_panel *p, vec
         const ptrdiff_t n = block_length(p->classes, j);
         read_pairs(x, j, n, p, true);
         for (int k = 0; k < 2; k++) {
-            v_store(value, tile_first((real *)p->tile[k], n, false, &at));
+            v_store(value, tile_first((real *)p->work->tile[k], n, false, &at));
             v_store(place, at);
             for (int i = 0; i < LANES; i++)
                 if (value[i] > maximum[k][i]) {
@@ -345,7 +345,7 @@ static inline void statistics_across(const xf_rows *const x[2], xf_panel *p, vec
         const ptrdiff_t n = block_length(p->classes, j);
         read_pairs(x, j, n, p, false);
         for (int k = 0; k < 2; k++) {
-            const real *a = (const real *)p->tile[k];
+            const real *a = (const real *)p->work->tile[k];
             const vec m = v_load(maximum[k]);
             const pair_factors f = {.maximum[0] = v_max(v_set1(-REAL_MAX), m), .scale = scale};
             vec equal = v_zero();
@@ -379,8 +379,8 @@ static inline void sums_across(const xf_rows *const x[2], xf_panel *p, const xf_
             const ptrdiff_t at = j * LANES;
             for (int k = 0; k < PAIR_SUMS && j < CHAINS; k++)
                 s[j][k] = v_zero();
-            add_terms(s[j % CHAINS], v_load((real *)p->tile[0] + at),
-                      v_load((real *)p->tile[1] + at), &f);
+            add_terms(s[j % CHAINS], v_load((real *)p->work->tile[0] + at),
+                      v_load((real *)p->work->tile[1] + at), &f);
         }
         for (int k = 0; k < PAIR_SUMS; k++) {
             for (ptrdiff_t c = 0; c < used; c++)
@@ -416,8 +416,8 @@ static void compare(const xf_rows *a, const xf_rows *b, xf_panel *p, xf_pairs *p
         statistics_across(x, p, scale, maximum, sum, first);
     for (int k = 0; k < 2; k++) {
         for (int i = 0; i < p->rows && !across; i++)
-            scaled_statistics(x[k], i, p->classes, scale, p->block[k], &maximum[k][i], &sum[k][i],
-                              &first[k][i]);
+            scaled_statistics(x[k], i, p->classes, scale, p->work->block[k], &maximum[k][i],
+                              &sum[k][i], &first[k][i]);
         v_store(log[k], v_log1p(v_load(sum[k])));
         v_store(inverse, v_div(one, v_add(one, v_load(sum[k]))));
         for (int i = 0; i < LANES; i++) {
@@ -499,7 +499,7 @@ static inline void gradient_across(xf_towards what, const xf_rows *const x[2], x
                                    const xf_pairs *pairs, const xf_out *out)
 {
     const pair_factors f = lanes_of(pairs);
-    real *const a = (real *)p->tile[0], *const b = (real *)p->tile[1];
+    real *const a = (real *)p->work->tile[0], *const b = (real *)p->work->tile[1];
     real weight[LANES], by[LANES], mean[LANES], value[LANES];
     double total[LANES] = {0};
     for (ptrdiff_t j = 0; what == XF_SYMMETRIC && j < p->classes; j += BLOCK) {
@@ -524,7 +524,7 @@ static inline void gradient_across(xf_towards what, const xf_rows *const x[2], x
             pair_gradient_tile(XF_REVERSE, a, b, n, &f, v_load(mean), counts, v_load(by));
         else
             pair_gradient_tile(XF_SYMMETRIC, a, b, n, &f, v_load(mean), counts, v_load(by));
-        write_tile(out, p->rows, j, n, b, (char *)p->tile[2]);
+        write_tile(out, p->rows, j, n, b, (char *)p->work->tile[2]);
     }
 }
 
@@ -545,14 +545,15 @@ static void compare_gradient(xf_towards what, const xf_rows *a, const xf_rows *b
         double mean = what == XF_REVERSE ? pairs->divergence[XF_REVERSE][i] : 0;
         for (ptrdiff_t j = 0; what == XF_SYMMETRIC && j < p->classes; j += BLOCK) {
             const ptrdiff_t n = block_length(p->classes, j);
-            mean +=
-                sum_middle(fetch(a, i, j, n, p->block[0]), fetch(b, i, j, n, p->block[1]), n, &f);
+            mean += sum_middle(fetch(a, i, j, n, p->work->block[0]),
+                               fetch(b, i, j, n, p->work->block[1]), n, &f);
         }
         const vec by = v_set1((real)(p->weight[i] * p->gradient_scale)), m = v_set1((real)mean);
         for (ptrdiff_t j = 0; j < p->classes; j += BLOCK) {
             const ptrdiff_t n = block_length(p->classes, j);
-            const real *c = fetch(a, i, j, n, p->block[0]), *d = fetch(b, i, j, n, p->block[1]);
-            real *to = place(out, i, j, p->block[1]);
+            const real *c = fetch(a, i, j, n, p->work->block[0]),
+                       *d = fetch(b, i, j, n, p->work->block[1]);
+            real *to = place(out, i, j, p->work->block[1]);
             if (what == XF_FORWARD)
                 pair_gradient_block(XF_FORWARD, c, d, n, &f, m, by, to);
             else if (what == XF_REVERSE)

@@ -29,6 +29,7 @@ typedef double real;
 #include "simd/exp_log.h"
 #include "simd/exp_row.h"
 #include "rows/blocks.h"
+#include "rows/bands.h"
 #include "rows/statistics.h"
 #include "rows/softmax.h"
 #include "rows/shards.h"

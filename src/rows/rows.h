@@ -15,6 +15,7 @@
 #define XF_PANEL 16         /* rows a panel can hold: the lanes of the longest logical vector */
 #define XF_BLOCK_BYTES 2048 /* a block: 32 logical vectors, summed in two chains of 16 */
 #define XF_SEGMENTS 64      /* segments, of eight blocks, of the longest row that is kept */
+#define XF_TOGETHER 16      /* the most panels that are treated together */
 
 /* XF_U8: booleans, which are only read. */
 typedef enum { XF_F32, XF_F64, XF_F16, XF_BF16, XF_U8 } xf_type;
@@ -43,8 +44,20 @@ typedef struct {
     double scale, offset;
 } xf_target;
 
-/* What a panel of rows needs, keeps between value and gradient, and gives. */
+/* What panels are worked on in, one after the other. */
 typedef struct {
+    /* the first two: a block of all rows, lanes across rows, and its target; then the same as rows;
+       or all four: the panel's rows */
+    _Alignas(64) unsigned char tile[4][XF_BLOCK_BYTES * 16];
+    unsigned char block[2][XF_BLOCK_BYTES]; /* a block of one row */
+} xf_work;
+
+/* What a panel of rows needs, keeps between value and gradient, and gives. Panels that are treated
+   together have one work, and the same options. */
+typedef struct {
+    xf_work *work;
+    void *
+        band; /* a segment, eight blocks, of all rows, lanes across them; unused by pairs and sparse */
     /* in; the three arrays are filled beyond `rows` too, with -1, 0 and 0 */
     int rows;
     ptrdiff_t classes;
@@ -57,16 +70,12 @@ typedef struct {
     double loss[XF_PANEL];
     double lse[XF_PANEL];
     /* between */
-    /* where the exponentials of all classes are: the first tile, the tiles as rows, or the rows of
+    /* where the exponentials of all classes are: the panel's band, the tiles as rows, or the rows of
        out */
-    enum { XF_KEPT_NOTHING, XF_KEPT_TILE, XF_KEPT_ROWS, XF_KEPT_OUT } kept;
+    enum { XF_KEPT_NOTHING, XF_KEPT_BAND, XF_KEPT_ROWS, XF_KEPT_OUT } kept;
     _Alignas(64) unsigned char state[16][64];
-    /* the first two: a block of all rows, lanes across rows, and its target; then the same as rows;
-       or all four: the panel's rows */
-    unsigned char tile[4][XF_BLOCK_BYTES * 16];
-    unsigned char band[8 * XF_BLOCK_BYTES * 16]; /* a segment of all rows, lanes across rows */
     unsigned char top[XF_SEGMENTS * 8]; /* the maximum so far after each segment of a kept row */
-    unsigned char block[2][XF_BLOCK_BYTES]; /* a block of one row */
+    unsigned char sums[XF_PANEL * 80];  /* of each row over its segments so far */
 } xf_panel;
 
 /* One block of elements of binary cross-entropy; pos_weight, weight, loss, gradient and hessian, of
@@ -167,21 +176,27 @@ typedef struct {
     /* Elements in a block; bytes of one are XF_BLOCK_BYTES / block. */
     ptrdiff_t block;
     /* Losses of index or dense labels from logits; out may be NULL, or the rows the gradient of
-       this panel will be written to. */
-    void (*softmax_loss)(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out);
-    void (*softmax_gradient)(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out);
+       this panel will be written to. Several panels, each with its x, dense and out, where the
+       classes of x are apart. */
+    void (*softmax_loss)(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out,
+                         int panels);
+    void (*softmax_gradient)(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out,
+                             int panels);
     /* log-sum-exp of each row into p->lse, and the rows of softmax or its logarithm. */
-    void (*logsumexp)(const xf_rows *x, xf_panel *p, const xf_out *out);
-    void (*softmax)(const xf_rows *x, xf_panel *p, const xf_out *out, bool logarithm);
+    void (*logsumexp)(const xf_rows *x, xf_panel *p, const xf_out *out, int panels);
+    void (*softmax)(const xf_rows *x, xf_panel *p, const xf_out *out, int panels, bool logarithm);
     /* Of rows with p->label, or -1 where that is in another shard: maximum, rest and label; and from
        maximum (-inf: a row that counts nothing), scale and own the gradient. out may be x. */
-    void (*shard_statistics)(const xf_rows *x, xf_panel *p, xf_shard *s);
-    void (*shard_gradient)(const xf_rows *x, xf_panel *p, const xf_shard *s, const xf_out *out);
+    void (*shard_statistics)(const xf_rows *x, xf_panel *p, xf_shard *s, int panels);
+    void (*shard_gradient)(const xf_rows *x, xf_panel *p, const xf_shard *s, const xf_out *out,
+                           int panels);
     /* Losses of index or dense labels from probabilities. */
     void (*log_loss)(const xf_rows *x, const xf_target *t, xf_panel *p);
     void (*log_loss_gradient)(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out);
-    /* The scores of a panel's rows, from logits or from probabilities (which have no lse). */
-    void (*evaluate)(const xf_rows *x, xf_panel *p, bool from_logits, xf_scores *scores);
+    /* The scores of a panel's rows, from logits or from probabilities (which have no lse, and come a
+       panel at a time). */
+    void (*evaluate)(const xf_rows *x, xf_panel *p, bool from_logits, xf_scores *scores,
+                     int panels);
     /* Sixteen values, or their products with others, to a sum; of double only. */
     void (*add_sixteen)(xf_sixteens *sum, const double *x, const double *y);
     /* Loss, gradient and second of index labels. */

@@ -89,11 +89,13 @@ static inline void finish(const xf_target *t, xf_panel *p)
             finish_small(p, i, masses[i], dots[i], pulls[i], share[i]);
 }
 
-static void softmax_loss(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out)
+static void softmax_loss(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out,
+                         int panels)
 {
     t = has_target(t) ? t : NULL;
-    statistics(x, t, p, out, true);
-    finish(t, p);
+    statistics(x, t, p, out, panels, true);
+    for (int k = 0; k < panels; k++)
+        finish(t, p + k);
 }
 
 /* The factors of a gradient: of one row in every lane, or of a row in each. */
@@ -207,7 +209,7 @@ INLINE void write_along(writing what, const xf_rows *x, const xf_target *t, xf_p
                         const xf_out *out, const real *own)
 {
     const real *kept = p->kept == XF_KEPT_OUT    ? (const real *)out->row[i]
-                       : p->kept == XF_KEPT_ROWS ? (real *)p->tile + i * p->classes
+                       : p->kept == XF_KEPT_ROWS ? (real *)p->work->tile + i * p->classes
                                                  : NULL;
     const bool exponentials = what != WRITE_LOGARITHM, several = p->classes > SEGMENT;
     factors f = row_factors(p, i);
@@ -221,7 +223,7 @@ INLINE void write_along(writing what, const xf_rows *x, const xf_target *t, xf_p
             for (ptrdiff_t j = j0; !kept && several && j < p->classes && j < j0 + SEGMENT;
                  j += BLOCK) {
                 const ptrdiff_t length = block_length(p->classes, j);
-                real b = block_maximum(fetch(x, i, j, length, p->block[0]), length);
+                real b = block_maximum(fetch(x, i, j, length, p->work->block[0]), length);
                 m = b > m ? b : m;
             }
             if (!kept)
@@ -234,9 +236,9 @@ INLINE void write_along(writing what, const xf_rows *x, const xf_target *t, xf_p
                 f.twice = true;
             }
         }
-        const real *c = t ? fetch_target(t, i, j0, n, p->block[1]) : NULL;
-        const real *from = kept ? kept + j0 : fetch(x, i, j0, n, p->block[0]);
-        real *to = place(out, i, j0, p->block[0]);
+        const real *c = t ? fetch_target(t, i, j0, n, p->work->block[1]) : NULL;
+        const real *from = kept ? kept + j0 : fetch(x, i, j0, n, p->work->block[0]);
+        real *to = place(out, i, j0, p->work->block[0]);
         if (kept)
             write_as(what, true, from, c, n, &f, to);
         else
@@ -275,100 +277,118 @@ INLINE void write_tile_as(writing what, bool kept, bool general, real *x, const 
     }
 }
 
-/* All rows, lanes across them. */
-INLINE void write_across(writing what, const xf_rows *x, const xf_target *t, xf_panel *p,
-                         const xf_out *out, const real *own)
+/* Classes [j0, j0 + n) of a panel, which are in its band. */
+INLINE void write_band(writing what, bool kept, bool general, const xf_target *t, xf_panel *p,
+                       real *band, ptrdiff_t j0, ptrdiff_t n, const factors *f, const real *own)
 {
-    const bool kept = p->kept == XF_KEPT_TILE, exponentials = what != WRITE_LOGARITHM,
-               several = p->classes > SEGMENT;
-    real *const band = (real *)(kept ? p->tile[0] : p->band), *const target = (real *)p->tile[1];
-    factors f = tile_factors(p);
-    set_scale(&f, what == WRITE_SCALED ? f.scale : v_set1(1));
-    vec top = several ? v_set1(-INFINITY) : f.maximum;
-    bool general = true;
-    for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += SEGMENT) {
-        const ptrdiff_t n = p->classes - j0 < SEGMENT ? p->classes - j0 : SEGMENT;
-        if (!kept) {
-            vec least = v_set1(INFINITY);
-            read_band(x, j0, n, band, exponentials ? &least : NULL, &top);
-            if (exponentials) {
-                const vec finite = v_max(v_set1(-REAL_MAX), top);
-                f.exp = row_exp_of(finite, true);
-                general = is_tile_general(finite, least);
-            }
-        }
-        if (exponentials && several) {
-            real m[LANES], up[LANES], down[LANES];
-            v_store(m, top);
-            for (int i = 0; i < LANES; i++)
-                fall(what, p, i, m[i], &up[i], &down[i]);
-            f.up = v_load(up);
-            f.down = v_load(down);
-            f.twice = true;
-        }
-        for (ptrdiff_t j = 0; j < n; j += BLOCK) {
-            const ptrdiff_t length = block_length(n, j), first = j0 + j;
-            real *const tile = band + j * LANES;
-            if (t && !kept)
-                read_target(t, first, length, target);
-            const real *c = t ? target : NULL;
-            owned at_label;
-            if (own)
-                at_label = owned_from(p, own, first);
-            const owned *o = own ? &at_label : NULL;
-            if (kept)
-                write_tile_as(what, true, true, tile, c, length, &f, o);
-            else if (general)
-                write_tile_as(what, false, true, tile, c, length, &f, o);
-            else
-                write_tile_as(what, false, false, tile, c, length, &f, o);
-            write_tile(out, p->rows, first, length, tile, (char *)p->tile[2]);
-        }
+    real *const target = (real *)p->work->tile[1];
+    for (ptrdiff_t j = 0; j < n; j += BLOCK) {
+        const ptrdiff_t length = block_length(n, j), first = j0 + j;
+        real *const tile = band + j * LANES;
+        if (t)
+            read_target(t, first, length, target);
+        const real *c = t ? target : NULL;
+        owned at_label;
+        if (own)
+            at_label = owned_from(p, own, first);
+        const owned *o = own ? &at_label : NULL;
+        if (kept)
+            write_tile_as(what, true, true, tile, c, length, f, o);
+        else if (general)
+            write_tile_as(what, false, true, tile, c, length, f, o);
+        else
+            write_tile_as(what, false, false, tile, c, length, f, o);
     }
 }
 
-/* own: what is written at each row's label, or NULL. */
-INLINE void write_rows(writing what, const xf_rows *x, const xf_target *t, xf_panel *p,
-                       const xf_out *out, const real *own)
+/* All rows, lanes across them; own: what is written at each row's label, is in the panel's state. */
+INLINE void write_across(writing what, const xf_rows *x, const xf_target *t, xf_panel *p,
+                         const xf_out *out, int panels, bool own)
 {
-    if (p->kept == XF_KEPT_TILE || !packed(x->type, x->step) || !packed(out->type, out->step)) {
-        write_across(what, x, t, p, out, own);
+    const bool kept = p->kept == XF_KEPT_BAND, exponentials = what != WRITE_LOGARITHM,
+               several = p->classes > SEGMENT;
+    vec top[XF_TOGETHER], least[XF_TOGETHER];
+    for (int k = 0; k < panels; k++)
+        top[k] = several ? v_set1(-INFINITY) : v_load(state(p + k, MAXIMUM));
+    for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += SEGMENT) {
+        const ptrdiff_t n = segment_length(p->classes, j0);
+        for (int k = 0; k < panels; k++)
+            least[k] = v_set1(INFINITY);
+        if (!kept)
+            read_segment(x, p, panels, j0, n, exponentials ? least : NULL, top);
+        for (int k = 0; k < panels; k++) {
+            factors f = tile_factors(p + k);
+            bool general = true;
+            set_scale(&f, what == WRITE_SCALED ? f.scale : v_set1(1));
+            if (exponentials && !kept) {
+                const vec finite = v_max(v_set1(-REAL_MAX), top[k]);
+                f.exp = row_exp_of(finite, true);
+                general = is_tile_general(finite, least[k]);
+            }
+            if (exponentials && several) {
+                real m[LANES], up[LANES], down[LANES];
+                v_store(m, top[k]);
+                for (int i = 0; i < LANES; i++)
+                    fall(what, p + k, i, m[i], &up[i], &down[i]);
+                f.up = v_load(up);
+                f.down = v_load(down);
+                f.twice = true;
+            }
+            xf_target of;
+            if (t)
+                of = target_of(t, k);
+            write_band(what, kept, general, t ? &of : NULL, p + k, p[k].band, j0, n, &f,
+                       own ? state(p + k, OWN_GRADIENT) : NULL);
+        }
+        write_bands(out, p, panels, j0, n);
+    }
+}
+
+INLINE void write_rows(writing what, const xf_rows *x, const xf_target *t, xf_panel *p,
+                       const xf_out *out, int panels, bool own)
+{
+    if (p->kept == XF_KEPT_BAND || !packed(x->type, x->step) || !packed(out->type, out->step)) {
+        write_across(what, x, t, p, out, panels, own);
     } else {
         for (int i = 0; i < p->rows; i++)
-            write_along(what, x, t, p, i, out, own);
+            write_along(what, x, t, p, i, out, own ? state(p, OWN_GRADIENT) : NULL);
     }
 }
 
-static void softmax_gradient(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out)
+static void softmax_gradient(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out,
+                             int panels)
 {
-    const real *own = state(p, OWN_GRADIENT);
     if (has_target(t))
-        write_rows(WRITE_GRADIENT, x, t, p, out, own);
+        write_rows(WRITE_GRADIENT, x, t, p, out, panels, true);
     else
-        write_rows(WRITE_SCALED, x, NULL, p, out, own);
-    for (int i = 0; i < p->rows; i++)
-        if (!(p->weight[i] > 0))
-            clear(out, i, p->classes);
+        write_rows(WRITE_SCALED, x, NULL, p, out, panels, true);
+    for (int k = 0; k < panels; k++)
+        for (int i = 0; i < p[k].rows; i++)
+            if (!(p[k].weight[i] > 0))
+                clear(out + k, i, p->classes);
 }
 
-static void logsumexp(const xf_rows *x, xf_panel *p, const xf_out *out)
+static void logsumexp(const xf_rows *x, xf_panel *p, const xf_out *out, int panels)
 {
-    statistics(x, NULL, p, out, false);
-    vec m = v_load(state(p, MAXIMUM)), s = v_load(state(p, HELD));
-    vec finite = v_add(m, finish_log(p)), lse = v_select(v_eq(s, s), m, s);
-    real value[LANES];
-    v_store(value, v_select(v_eq(v_sub(m, m), v_zero()), finite, lse));
-    for (int i = 0; i < p->rows; i++)
-        p->lse[i] = value[i];
+    statistics(x, NULL, p, out, panels, false);
+    for (int k = 0; k < panels; k++) {
+        vec m = v_load(state(p + k, MAXIMUM)), s = v_load(state(p + k, HELD));
+        vec finite = v_add(m, finish_log(p + k)), lse = v_select(v_eq(s, s), m, s);
+        real value[LANES];
+        v_store(value, v_select(v_eq(v_sub(m, m), v_zero()), finite, lse));
+        for (int i = 0; i < p[k].rows; i++)
+            p[k].lse[i] = value[i];
+    }
 }
 
-static void softmax(const xf_rows *x, xf_panel *p, const xf_out *out, bool logarithm)
+static void softmax(const xf_rows *x, xf_panel *p, const xf_out *out, int panels, bool logarithm)
 {
     p->wants_gradient = !logarithm; /* the exponentials are worth keeping */
-    logsumexp(x, p, logarithm ? NULL : out);
-    v_store(state(p, SCALE), v_div(v_set1(1), v_add(v_set1(1), v_load(state(p, SUM)))));
+    logsumexp(x, p, logarithm ? NULL : out, panels);
+    for (int k = 0; k < panels; k++)
+        v_store(state(p + k, SCALE), v_div(v_set1(1), v_add(v_set1(1), v_load(state(p + k, SUM)))));
     if (logarithm)
-        write_rows(WRITE_LOGARITHM, x, NULL, p, out, NULL);
+        write_rows(WRITE_LOGARITHM, x, NULL, p, out, panels, false);
     else
-        write_rows(WRITE_SCALED, x, NULL, p, out, NULL);
+        write_rows(WRITE_SCALED, x, NULL, p, out, panels, false);
 }

@@ -24,10 +24,10 @@ static inline const real *fetch_unlisted(const xf_rows *x, ptrdiff_t j0, ptrdiff
         else
             end = middle;
     }
-    const real *a = fetch(x, 0, j0, n, p->block[0]);
+    const real *a = fetch(x, 0, j0, n, p->work->block[0]);
     if (begin == s->listed || s->index[begin] >= j0 + n)
         return a;
-    real *to = (real *)p->block[0];
+    real *to = (real *)p->work->block[0];
     if (a != to)
         memcpy(to, a, (size_t)n * sizeof(real));
     for (; begin < s->listed && s->index[begin] < j0 + n; begin++)
@@ -72,7 +72,7 @@ static void sparse_gradient(const xf_rows *x, xf_panel *p, const xf_sparse *s, d
     for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += BLOCK) {
         const ptrdiff_t n = block_length(p->classes, j0);
         const real *a = fetch_unlisted(x, j0, n, s, p);
-        real *to = place(out, 0, j0, p->block[1]);
+        real *to = place(out, 0, j0, p->work->block[1]);
         for (ptrdiff_t j = 0; j < n; j += LANES) {
             const vec b = load_to(a + j, n - j, least);
             store_to(to + j, probability(b, m, factor, scale), n - j);

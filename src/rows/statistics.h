@@ -12,10 +12,8 @@
 enum { LABEL_LOGIT, MAXIMUM, HELD, SUM, MASS, DOT, LOG, ZETA, INVERSE, SCALE, OWN_GRADIENT };
 static inline real *state(xf_panel *p, int which) { return (real *)p->state[which]; }
 
-/* Classes that are read for their maximum before they are summed: 16 kB, half of an L1 cache. */
-#define SEGMENT (8 * BLOCK)
 /* Elements of the rows that a panel can keep. */
-#define KEPT ((ptrdiff_t)(sizeof(((xf_panel *)0)->tile) / sizeof(real)))
+#define KEPT ((ptrdiff_t)(sizeof(((xf_work *)0)->tile) / sizeof(real)))
 /* Up to so many classes a panel is faster with its lanes across the rows. */
 #define TILE_CLASSES 128
 
@@ -189,7 +187,7 @@ static inline void add_target(const real *x, const xf_target *t, xf_panel *p, in
     const vec max = v_set1(finite_maximum(a->maximum));
     for (ptrdiff_t j = 0; j < n; j += BLOCK) {
         ptrdiff_t length = block_length(n, j);
-        const real *c = fetch_target(t, i, j0 + j, length, p->block[1]);
+        const real *c = fetch_target(t, i, j0 + j, length, p->work->block[1]);
         a->dot -= sum_dot(x + j, c, length, &max);
         a->mass += sum_block(c, c, length, NULL);
     }
@@ -262,7 +260,7 @@ typedef struct {
 /* Where row i is widened: all of it where that is what is kept, else a segment at a time. */
 static inline real *row_buffer(xf_panel *p, int i)
 {
-    return (real *)p->tile + (p->kept == XF_KEPT_ROWS ? i * p->classes : i % 2 * SEGMENT);
+    return (real *)p->work->tile + (p->kept == XF_KEPT_ROWS ? i * p->classes : i % 2 * SEGMENT);
 }
 
 /* Statistics of row i with its lanes along the classes. The exponentials go to `keep` if that is
@@ -313,47 +311,19 @@ static inline void row_statistics(const xf_rows *rows, const xf_target *t, xf_pa
     state(p, DOT)[i] = (real)a.dot;
 }
 
-/* Where the panel behind this one lies, a line for each class of a tile. */
+/* Where what is looked at next lies, a line for each class of a tile: the panel behind this one, or of
+   panels that are treated together the band of the next. */
 typedef struct {
     const char *at;
     ptrdiff_t step;
 } soon;
 
-static inline soon next_panel(const xf_rows *x)
+static inline soon next_panel(const xf_rows *x, const xf_panel *p, int k, int panels)
 {
     const ptrdiff_t apart = x->row[1] - x->row[0];
+    if (panels > 1)
+        return (soon){p[k + 1 < panels ? k + 1 : k].band, 64};
     return (soon){x->row[0] + LANES * apart, packed(x->type, x->step) ? 64 : x->step};
-}
-
-/* The maximum of each row of a tile, from *most on, and its minimum. */
-INLINE void tile_range(const real *x, ptrdiff_t n, vec *least, vec *most)
-{
-    vec low[2] = {*least, *least}, high[2] = {*most, *most};
-    for (ptrdiff_t j = 0; j < n; j++) {
-        const vec a = v_load(x + j * LANES);
-        if (j % 2 == 0) {
-            high[0] = v_max(a, high[0]);
-            low[0] = v_min(a, low[0]);
-        } else {
-            high[1] = v_max(a, high[1]);
-            low[1] = v_min(a, low[1]);
-        }
-    }
-    *most = v_max(high[1], high[0]);
-    *least = v_min(low[1], low[0]);
-}
-
-/* Reads classes [j0, j0 + n), a segment at most, and if that is wanted their range. Each class may be
-   a line of another page, which so is visited once. */
-static inline void read_band(const xf_rows *x, ptrdiff_t j0, ptrdiff_t n, real *band, vec *least,
-                             vec *most)
-{
-    for (ptrdiff_t j = 0; j < n; j += BLOCK) {
-        const ptrdiff_t length = block_length(n, j);
-        read_tile(x, j0 + j, length, band + j * LANES);
-        if (least)
-            tile_range(band + j * LANES, length, least, most);
-    }
 }
 
 /* Does any row of a tile take the general form? */
@@ -455,80 +425,126 @@ static inline void tile_label_logits(const real *tile, xf_panel *p)
     }
 }
 
-/* Statistics of all rows with the lanes across them. */
-static inline void tile_statistics(const xf_rows *x, const xf_target *t, xf_panel *p, bool labelled)
+/* Statistics of a panel whose classes, a block at most, are in its band. */
+static inline void block_statistics(const xf_target *t, xf_panel *p, real *band, bool labelled,
+                                    soon next)
 {
-    real *tile = (real *)p->tile[0], *target = (real *)p->tile[1];
-    if (p->classes <= BLOCK) {
-        ptrdiff_t n = p->classes;
-        read_tile(x, 0, n, tile);
-        if (labelled)
-            tile_label_logits(tile, p);
-        vec m = v_set1(-INFINITY), least = v_set1(INFINITY), held;
-        tile_range(tile, n, &least, &m);
-        const vec finite = v_max(v_set1(-REAL_MAX), m);
+    const ptrdiff_t n = p->classes;
+    real *const target = (real *)p->work->tile[1];
+    if (labelled)
+        tile_label_logits(band, p);
+    vec m = v_set1(-INFINITY), least = v_set1(INFINITY), held;
+    tile_range(band, n, &least, &m);
+    const vec finite = v_max(v_set1(-REAL_MAX), m);
+    if (t) {
+        vec mass;
+        read_target(t, 0, n, target);
+        v_store(state(p, DOT), v_sub(v_zero(), tile_dot(band, target, n, finite, &mass)));
+        v_store(state(p, MASS), mass);
+    }
+    const row_exp f = row_exp_of(finite, true);
+    vec sum =
+        tile_sum(band, n, &f, is_tile_general(finite, least), &held, p->kept == XF_KEPT_BAND, next);
+    v_store(state(p, HELD), v_fma(v_sub(held, v_set1(1)), v_set1(EXP_ONE), sum));
+    v_store(state(p, MAXIMUM), m);
+}
+
+/* Adds the segment in a panel's band to the sums of its rows; the exponentials stay there if those of
+   all classes will. */
+static inline void add_band(const xf_target *t, xf_panel *p, real *band, ptrdiff_t j0, ptrdiff_t n,
+                            vec least, vec top)
+{
+    running *const a = (running *)p->sums;
+    real finite[LANES], sum[LANES], held[LANES], dot[LANES],
+        mass[LANES], *const target = (real *)p->work->tile[1];
+    v_store(sum, top);
+    for (int i = 0; i < LANES; i++) {
+        if (sum[i] > a[i].maximum)
+            raise_maximum(&a[i], sum[i]);
+        finite[i] = finite_maximum(a[i].maximum);
+    }
+    const row_exp f = row_exp_of(v_load(finite), true);
+    const bool general = is_tile_general(v_load(finite), least);
+    for (ptrdiff_t j = 0; j < n; j += BLOCK) {
+        const ptrdiff_t length = block_length(n, j);
         if (t) {
-            vec mass;
-            read_target(t, 0, n, target);
-            v_store(state(p, DOT), v_sub(v_zero(), tile_dot(tile, target, n, finite, &mass)));
-            v_store(state(p, MASS), mass);
+            vec total;
+            read_target(t, j0 + j, length, target);
+            v_store(dot, tile_dot(band + j * LANES, target, length, v_load(finite), &total));
+            v_store(mass, total);
         }
-        const row_exp f = row_exp_of(finite, true);
-        vec sum = tile_sum(tile, n, &f, is_tile_general(finite, least), &held, p->wants_gradient,
-                           next_panel(x));
-        v_store(state(p, HELD), v_fma(v_sub(held, v_set1(1)), v_set1(EXP_ONE), sum));
-        v_store(state(p, MAXIMUM), m);
-        p->kept = p->wants_gradient ? XF_KEPT_TILE : XF_KEPT_NOTHING;
+        vec count;
+        const soon next = {(const char *)(band + j * LANES) + AHEAD, 64};
+        v_store(sum, tile_sum(band + j * LANES, length, &f, general, &count,
+                              p->kept == XF_KEPT_BAND, next));
+        v_store(held, count);
+        for (int i = 0; i < LANES; i++) {
+            a[i].sum += sum[i];
+            a[i].held += held[i];
+            if (t) {
+                a[i].dot -= dot[i];
+                a[i].mass += mass[i];
+            }
+        }
+    }
+}
+
+/* The target of one of several panels. */
+static inline xf_target target_of(const xf_target *t, int k)
+{
+    xf_target of = *t;
+    if (of.dense)
+        of.dense += k;
+    return of;
+}
+
+/* Statistics of panels with the lanes across their rows. */
+static inline void band_statistics(const xf_rows *x, const xf_target *t, xf_panel *p, int panels,
+                                   bool labelled)
+{
+    const ptrdiff_t classes = p->classes;
+    vec least[XF_TOGETHER], top[XF_TOGETHER];
+    for (int k = 0; k < panels; k++)
+        p[k].kept = p->wants_gradient && classes <= SEGMENT ? XF_KEPT_BAND : XF_KEPT_NOTHING;
+    if (classes <= BLOCK) {
+        read_segment(x, p, panels, 0, classes, NULL, NULL);
+        for (int k = 0; k < panels; k++) {
+            xf_target own;
+            if (t)
+                own = target_of(t, k);
+            block_statistics(t ? &own : NULL, p + k, (real *)p[k].band, labelled,
+                             next_panel(x, p, k, panels));
+        }
         return;
     }
-    p->kept = XF_KEPT_NOTHING;
-    if (labelled)
-        label_logits(x, p);
-    running a[LANES];
-    for (int i = 0; i < LANES; i++)
-        a[i] = (running){.maximum = -INFINITY};
-    real *const band = (real *)p->band, finite[LANES], sum[LANES], held[LANES], dot[LANES],
-                mass[LANES];
-    for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += SEGMENT) {
-        const ptrdiff_t n = p->classes - j0 < SEGMENT ? p->classes - j0 : SEGMENT;
-        vec top = v_set1(-INFINITY), least = v_set1(INFINITY);
-        read_band(x, j0, n, band, &least, &top);
-        v_store(sum, top);
+    for (int k = 0; k < panels; k++) {
+        if (labelled)
+            label_logits(x + k, p + k);
+        for (int i = 0; i < LANES; i++)
+            ((running *)p[k].sums)[i] = (running){.maximum = -INFINITY};
+    }
+    for (ptrdiff_t j0 = 0; j0 < classes; j0 += SEGMENT) {
+        const ptrdiff_t n = segment_length(classes, j0);
+        for (int k = 0; k < panels; k++) {
+            least[k] = v_set1(INFINITY);
+            top[k] = v_set1(-INFINITY);
+        }
+        read_segment(x, p, panels, j0, n, least, top);
+        for (int k = 0; k < panels; k++) {
+            xf_target own;
+            if (t)
+                own = target_of(t, k);
+            add_band(t ? &own : NULL, p + k, (real *)p[k].band, j0, n, least[k], top[k]);
+        }
+    }
+    for (int k = 0; k < panels; k++)
         for (int i = 0; i < LANES; i++) {
-            if (sum[i] > a[i].maximum)
-                raise_maximum(&a[i], sum[i]);
-            finite[i] = finite_maximum(a[i].maximum);
+            const running *a = (const running *)p[k].sums + i;
+            state(p + k, MAXIMUM)[i] = a->maximum;
+            state(p + k, HELD)[i] = (real)(a->sum + (a->held - 1) * EXP_ONE);
+            state(p + k, MASS)[i] = (real)a->mass;
+            state(p + k, DOT)[i] = (real)a->dot;
         }
-        const row_exp f = row_exp_of(v_load(finite), true);
-        const bool general = is_tile_general(v_load(finite), least);
-        for (ptrdiff_t j = 0; j < n; j += BLOCK) {
-            const ptrdiff_t length = block_length(n, j);
-            if (t) {
-                vec total;
-                read_target(t, j0 + j, length, target);
-                v_store(dot, tile_dot(band + j * LANES, target, length, v_load(finite), &total));
-                v_store(mass, total);
-            }
-            vec count;
-            const soon next = {(const char *)(band + j * LANES) + AHEAD, 64};
-            v_store(sum, tile_sum(band + j * LANES, length, &f, general, &count, false, next));
-            v_store(held, count);
-            for (int i = 0; i < LANES; i++) {
-                a[i].sum += sum[i];
-                a[i].held += held[i];
-                if (t) {
-                    a[i].dot -= dot[i];
-                    a[i].mass += mass[i];
-                }
-            }
-        }
-    }
-    for (int i = 0; i < LANES; i++) {
-        state(p, MAXIMUM)[i] = a[i].maximum;
-        state(p, HELD)[i] = (real)(a[i].sum + (a[i].held - 1) * EXP_ONE);
-        state(p, MASS)[i] = (real)a[i].mass;
-        state(p, DOT)[i] = (real)a[i].dot;
-    }
 }
 
 /* Panels of long rows have one row, so that `top` is that row's. */
@@ -542,14 +558,14 @@ static inline int where_to_keep(const xf_panel *p, const xf_out *out)
 }
 
 static inline void statistics(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out,
-                              bool labelled)
+                              int panels, bool labelled)
 {
     if (!packed(x->type, x->step) || p->classes <= TILE_CLASSES) {
         if (out && out->stream) { /* its ends share their lines with the panels beside it */
             prefetch(out->row[0], 0);
             prefetch(out->row[p->rows - 1], p->classes * size_of(out->type) - 1);
         }
-        tile_statistics(x, t, p, labelled);
+        band_statistics(x, t, p, panels, labelled);
         return;
     }
     if (labelled)

@@ -182,6 +182,8 @@ static void make_rows(array *a, xf_rows *r, int rows, ptrdiff_t classes, xf_type
 
 static int sets[8], set_count;
 static xf_panel panel;
+static xf_work work;
+static _Alignas(64) unsigned char band[8 * XF_BLOCK_BYTES * XF_PANEL];
 static int rows;
 static ptrdiff_t classes;
 
@@ -235,6 +237,13 @@ static void take_out(const xf_out *out, array *a, results *r)
             memcpy(p, a->before + (p - a->first), item);
         }
     expect(memcmp(a->first, a->before, (size_t)a->bytes) == 0, "a gap was written to");
+}
+
+static void set_panel(const xf_panel *given)
+{
+    memcpy(&panel, given, offsetof(xf_panel, loss));
+    panel.work = &work;
+    panel.band = band;
 }
 
 static void softmax_case(const xf_kernels *k, xf_type type, unsigned what)
@@ -293,21 +302,21 @@ static void softmax_case(const xf_kernels *k, xf_type type, unsigned what)
         xf_isa_choose(sets[s]);
         const xf_kernels *kernels = xf_isa_kernels(type == XF_F64 ? XF_F64 : XF_F32);
         results *r = &all[s > 0];
-        memcpy(&panel, &given, offsetof(xf_panel, loss));
+        set_panel(&given);
         for (int i = 0; i < ARRAYS; i++)
             poison(&arrays[i], true);
         const xf_out *to = gradient ? &out : NULL;
         if (what == 0)
-            kernels->softmax_loss(&x, &t, &panel, to);
+            kernels->softmax_loss(&x, &t, &panel, to, 1);
         else if (what == 1 && gradient)
-            kernels->softmax(&x, &panel, &out, logarithm);
+            kernels->softmax(&x, &panel, &out, 1, logarithm);
         else if (what == 1)
-            kernels->logsumexp(&x, &panel, NULL);
+            kernels->logsumexp(&x, &panel, NULL, 1);
         else
             kernels->log_loss(&x, &t, &panel);
         if (what != 1 && gradient) {
             if (what == 0)
-                kernels->softmax_gradient(&x, &t, &panel, &out);
+                kernels->softmax_gradient(&x, &t, &panel, &out, 1);
             else
                 kernels->log_loss_gradient(&x, &t, &panel, &out);
         }
@@ -373,9 +382,9 @@ static void evaluate_case(xf_type type)
         memset(r, 0, sizeof *r);
         r->ties = ties;
         r->wants_predicted = predicted;
-        memcpy(&panel, &given, offsetof(xf_panel, loss));
+        set_panel(&given);
         poison(&arrays[X], true);
-        xf_isa_kernels(type == XF_F64 ? XF_F64 : XF_F32)->evaluate(&x, &panel, from_logits, r);
+        xf_isa_kernels(type == XF_F64 ? XF_F64 : XF_F32)->evaluate(&x, &panel, from_logits, r, 1);
         poison(&arrays[X], false);
         if (s == 0)
             continue;
@@ -412,7 +421,7 @@ static void compare_case(xf_type type)
         xf_pairs *r = &pairs[s > 0], *first = &pairs[0];
         memset(r, 0, sizeof *r);
         r->scale = scale;
-        memcpy(&panel, &given, offsetof(xf_panel, loss));
+        set_panel(&given);
         for (int i = 0; i < ARRAYS; i++)
             poison(&arrays[i], true);
         kernels->compare(&a, &b, &panel, r);

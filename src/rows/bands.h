@@ -1,0 +1,117 @@
+/* Bands: what panels with their lanes across the rows are worked on in. A panel's band holds a segment
+   of all its rows as tiles. Panels that are treated together are read and written together, since each
+   class may be on another page: one visit then moves a line for each of them. */
+
+/* Classes that are read for their maximum before they are summed: 16 kB, half of an L1 cache. */
+#define SEGMENT (8 * BLOCK)
+/* So many lines ahead, of all panels, is what will be read or written asked for, and so many are read
+   before they are looked at. */
+#define LINES_AHEAD 64
+#define LINES_AT_ONCE 256
+
+/* The maximum of each row of a tile, from *most on, and its minimum. */
+INLINE void tile_range(const real *x, ptrdiff_t n, vec *least, vec *most)
+{
+    vec low[2] = {*least, *least}, high[2] = {*most, *most};
+    for (ptrdiff_t j = 0; j < n; j++) {
+        const vec a = v_load(x + j * LANES);
+        if (j % 2 == 0) {
+            high[0] = v_max(a, high[0]);
+            low[0] = v_min(a, low[0]);
+        } else {
+            high[1] = v_max(a, high[1]);
+            low[1] = v_min(a, low[1]);
+        }
+    }
+    *most = v_max(high[1], high[0]);
+    *least = v_min(low[1], low[0]);
+}
+
+static inline ptrdiff_t segment_length(ptrdiff_t classes, ptrdiff_t j0)
+{
+    return classes - j0 < SEGMENT ? classes - j0 : SEGMENT;
+}
+
+INLINE void read_lines(xf_type type, const xf_rows *x, const xf_panel *p, int panels, ptrdiff_t j0,
+                       ptrdiff_t n, ptrdiff_t at)
+{
+    const ptrdiff_t step = x->step, ahead = LINES_AHEAD / panels * step;
+    const char *from[XF_TOGETHER];
+    real *to[XF_TOGETHER];
+    for (int k = 0; k < panels; k++) {
+        from[k] = x[k].row[0] + j0 * step;
+        to[k] = (real *)p[k].band + at * LANES;
+    }
+    for (ptrdiff_t j = 0; j < n; j++)
+        for (int k = 0; k < panels; k++) {
+            const char *line = from[k] + j * step;
+            prefetch(line, ahead);
+            read_class(line, type, LANES, to[k] + j * LANES);
+        }
+}
+
+/* Reads classes [j0, j0 + n) of panels into their bands, from class `at` of these on. */
+static inline void read_bands(const xf_rows *x, const xf_panel *p, int panels, ptrdiff_t j0,
+                              ptrdiff_t n, ptrdiff_t at)
+{
+    int k = 0;
+    while (panels > 1 && k < panels && side_by_side(x[k].row, LANES, x->type) == LANES)
+        k++;
+    if (k > 0 && x->type == REAL_TYPE)
+        read_lines(REAL_TYPE, x, p, k, j0, n, at);
+    else if (k > 0)
+        read_lines(x->type, x, p, k, j0, n, at);
+    for (; k < panels; k++)
+        read_tile(x + k, j0, n, (real *)p[k].band + at * LANES);
+}
+
+/* The same of a whole segment, with the range of each row: *least and *most of each panel. */
+static inline void read_segment(const xf_rows *x, const xf_panel *p, int panels, ptrdiff_t j0,
+                                ptrdiff_t n, vec *least, vec *most)
+{
+    const ptrdiff_t part = panels > 1 ? LINES_AT_ONCE / panels : BLOCK;
+    for (ptrdiff_t j = 0; j < n; j += part) {
+        const ptrdiff_t length = n - j < part ? n - j : part;
+        read_bands(x, p, panels, j0 + j, length, j);
+        for (int k = 0; least && k < panels; k++)
+            tile_range((real *)p[k].band + j * LANES, length, least + k, most + k);
+    }
+}
+
+/* Past the caches where each line is a panel's own. */
+static inline void write_lines(const xf_out *out, const xf_panel *p, int panels, ptrdiff_t j0,
+                               ptrdiff_t n)
+{
+    const xf_type type = out->type;
+    const ptrdiff_t step = out->step;
+    bool stream = out->stream && LANES * size_of(type) == 64 && step % 64 == 0;
+    for (int k = 0; k < panels; k++)
+        stream = stream && (uintptr_t)out[k].row[0] % 64 == 0;
+    for (ptrdiff_t j = 0; j < n; j++)
+        for (int k = 0; k < panels; k++) {
+            char *to = out[k].row[0] + (j0 + j) * step;
+            const real *from = (real *)p[k].band + j * LANES;
+            if (stream) {
+                v_stream((real *)to, v_load(from));
+            } else {
+                prefetch_to_write(to, LINES_AHEAD / panels * step);
+                write_class(to, type, LANES, from);
+            }
+        }
+}
+
+/* Writes the segments in the bands. */
+static inline void write_bands(const xf_out *out, const xf_panel *p, int panels, ptrdiff_t j0,
+                               ptrdiff_t n)
+{
+    int k = 0;
+    while (panels > 1 && k < panels && p[k].rows == LANES &&
+           side_by_side((const char *const *)out[k].row, LANES, out->type) == LANES)
+        k++;
+    if (k > 0)
+        write_lines(out, p, k, j0, n);
+    for (; k < panels; k++)
+        for (ptrdiff_t j = 0; j < n; j += BLOCK)
+            write_tile(out + k, p[k].rows, j0 + j, block_length(n, j),
+                       (real *)p[k].band + j * LANES, (char *)p->work->tile[2]);
+}
