@@ -402,11 +402,11 @@ static inline const real *fetch_target(const xf_target *t, int i, ptrdiff_t j0, 
     return to;
 }
 
-/* The same for a tile. */
-static inline void read_target(const xf_target *t, ptrdiff_t j0, ptrdiff_t n, real *tile)
+/* The same for a tile, of panel k of those treated together. */
+static inline void read_target(const xf_target *t, int k, ptrdiff_t j0, ptrdiff_t n, real *tile)
 {
     if (t->dense)
-        read_tile(t->dense, j0, n, tile);
+        read_tile(t->dense + k, j0, n, tile);
     const real *w = t->class_weight ? (const real *)t->class_weight + j0 : NULL;
     const vec scale = v_set1((real)t->scale), offset = v_set1((real)t->offset);
     for (ptrdiff_t j = 0; j < n; j++) {

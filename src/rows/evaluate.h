@@ -492,12 +492,12 @@ static inline void evaluate_band(xf_panel *p, const real *band, ptrdiff_t j0, pt
     }
 }
 
-/* Panels with the lanes across their rows, as band_statistics. */
+/* Panels with the lanes across their rows, as panel_statistics. */
 static inline void evaluate_across(const xf_rows *x, xf_panel *p, xf_scores *scores, panel_tally *t,
                                    int panels)
 {
     if (p->classes <= BLOCK) {
-        read_segment(x, p, panels, 0, p->classes, NULL, NULL);
+        read_bands(x, p, panels, 0, p->classes, 0);
         for (int k = 0; k < panels; k++)
             evaluate_block(p + k, p[k].band, scores + k, t + k, next_panel(x, p, k, panels));
         return;

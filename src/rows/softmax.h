@@ -256,12 +256,12 @@ typedef struct {
     vec label, value;
 } owned;
 
-INLINE owned owned_from(const xf_panel *p, const real *own, ptrdiff_t first)
+INLINE owned owned_from(const xf_panel *p, ptrdiff_t first)
 {
     real label[LANES];
     for (int i = 0; i < LANES; i++)
         label[i] = (real)(p->label[i] - first);
-    return (owned){v_load(label), v_load(own)};
+    return (owned){v_load(label), v_load((const real *)p->state[OWN_GRADIENT])};
 }
 
 /* Over a tile, lanes across the rows. */
@@ -277,20 +277,21 @@ INLINE void write_tile_as(writing what, bool kept, bool general, real *x, const 
     }
 }
 
-/* Classes [j0, j0 + n) of a panel, which are in its band. */
-INLINE void write_band(writing what, bool kept, bool general, const xf_target *t, xf_panel *p,
-                       real *band, ptrdiff_t j0, ptrdiff_t n, const factors *f, const real *own)
+/* Classes [j0, j0 + n) of panel k, which are in its band. */
+INLINE void write_band(writing what, bool kept, bool general, const xf_target *t, xf_panel *panels,
+                       int k, ptrdiff_t j0, ptrdiff_t n, const factors *f, bool own)
 {
-    real *const target = (real *)p->work->tile[1];
+    const xf_panel *const p = panels + k;
+    real *const band = p->band, *const target = (real *)p->work->tile[1];
     for (ptrdiff_t j = 0; j < n; j += BLOCK) {
         const ptrdiff_t length = block_length(n, j), first = j0 + j;
         real *const tile = band + j * LANES;
         if (t)
-            read_target(t, first, length, target);
+            read_target(t, k, first, length, target);
         const real *c = t ? target : NULL;
         owned at_label;
         if (own)
-            at_label = owned_from(p, own, first);
+            at_label = owned_from(p, first);
         const owned *o = own ? &at_label : NULL;
         if (kept)
             write_tile_as(what, true, true, tile, c, length, f, o);
@@ -334,11 +335,7 @@ INLINE void write_across(writing what, const xf_rows *x, const xf_target *t, xf_
                 f.down = v_load(down);
                 f.twice = true;
             }
-            xf_target of;
-            if (t)
-                of = target_of(t, k);
-            write_band(what, kept, general, t ? &of : NULL, p + k, p[k].band, j0, n, &f,
-                       own ? state(p + k, OWN_GRADIENT) : NULL);
+            write_band(what, kept, general, t, p, k, j0, n, &f, own);
         }
         write_bands(out, p, panels, j0, n);
     }

@@ -425,12 +425,13 @@ static inline void tile_label_logits(const real *tile, xf_panel *p)
     }
 }
 
-/* Statistics of a panel whose classes, a block at most, are in its band. */
-static inline void block_statistics(const xf_target *t, xf_panel *p, real *band, bool labelled,
+/* Statistics of panel k of those at p, whose classes, a block at most, are in its band. */
+static inline void block_statistics(const xf_target *t, xf_panel *panels, int k, bool labelled,
                                     soon next)
 {
+    xf_panel *const p = panels + k;
     const ptrdiff_t n = p->classes;
-    real *const target = (real *)p->work->tile[1];
+    real *const band = p->band, *const target = (real *)p->work->tile[1];
     if (labelled)
         tile_label_logits(band, p);
     vec m = v_set1(-INFINITY), least = v_set1(INFINITY), held;
@@ -438,7 +439,7 @@ static inline void block_statistics(const xf_target *t, xf_panel *p, real *band,
     const vec finite = v_max(v_set1(-REAL_MAX), m);
     if (t) {
         vec mass;
-        read_target(t, 0, n, target);
+        read_target(t, k, 0, n, target);
         v_store(state(p, DOT), v_sub(v_zero(), tile_dot(band, target, n, finite, &mass)));
         v_store(state(p, MASS), mass);
     }
@@ -449,14 +450,15 @@ static inline void block_statistics(const xf_target *t, xf_panel *p, real *band,
     v_store(state(p, MAXIMUM), m);
 }
 
-/* Adds the segment in a panel's band to the sums of its rows; the exponentials stay there if those of
-   all classes will. */
-static inline void add_band(const xf_target *t, xf_panel *p, real *band, ptrdiff_t j0, ptrdiff_t n,
+/* Adds the segment in the band of panel k to the sums of its rows; the exponentials stay there if those
+   of all classes will. */
+static inline void add_band(const xf_target *t, xf_panel *panels, int k, ptrdiff_t j0, ptrdiff_t n,
                             vec least, vec top)
 {
+    xf_panel *const p = panels + k;
     running *const a = (running *)p->sums;
-    real finite[LANES], sum[LANES], held[LANES], dot[LANES],
-        mass[LANES], *const target = (real *)p->work->tile[1];
+    real *const band = p->band, *const target = (real *)p->work->tile[1];
+    real finite[LANES], sum[LANES], held[LANES], dot[LANES], mass[LANES];
     v_store(sum, top);
     for (int i = 0; i < LANES; i++) {
         if (sum[i] > a[i].maximum)
@@ -469,7 +471,7 @@ static inline void add_band(const xf_target *t, xf_panel *p, real *band, ptrdiff
         const ptrdiff_t length = block_length(n, j);
         if (t) {
             vec total;
-            read_target(t, j0 + j, length, target);
+            read_target(t, k, j0 + j, length, target);
             v_store(dot, tile_dot(band + j * LANES, target, length, v_load(finite), &total));
             v_store(mass, total);
         }
@@ -489,53 +491,26 @@ static inline void add_band(const xf_target *t, xf_panel *p, real *band, ptrdiff
     }
 }
 
-/* The target of one of several panels. */
-static inline xf_target target_of(const xf_target *t, int k)
+/* Statistics of panels with more classes than a block. */
+static void band_statistics(const xf_rows *x, const xf_target *t, xf_panel *p, int panels,
+                            bool labelled)
 {
-    xf_target of = *t;
-    if (of.dense)
-        of.dense += k;
-    return of;
-}
-
-/* Statistics of panels with the lanes across their rows. */
-static inline void band_statistics(const xf_rows *x, const xf_target *t, xf_panel *p, int panels,
-                                   bool labelled)
-{
-    const ptrdiff_t classes = p->classes;
     vec least[XF_TOGETHER], top[XF_TOGETHER];
-    for (int k = 0; k < panels; k++)
-        p[k].kept = p->wants_gradient && classes <= SEGMENT ? XF_KEPT_BAND : XF_KEPT_NOTHING;
-    if (classes <= BLOCK) {
-        read_segment(x, p, panels, 0, classes, NULL, NULL);
-        for (int k = 0; k < panels; k++) {
-            xf_target own;
-            if (t)
-                own = target_of(t, k);
-            block_statistics(t ? &own : NULL, p + k, (real *)p[k].band, labelled,
-                             next_panel(x, p, k, panels));
-        }
-        return;
-    }
     for (int k = 0; k < panels; k++) {
         if (labelled)
             label_logits(x + k, p + k);
         for (int i = 0; i < LANES; i++)
             ((running *)p[k].sums)[i] = (running){.maximum = -INFINITY};
     }
-    for (ptrdiff_t j0 = 0; j0 < classes; j0 += SEGMENT) {
-        const ptrdiff_t n = segment_length(classes, j0);
+    for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += SEGMENT) {
+        const ptrdiff_t n = segment_length(p->classes, j0);
         for (int k = 0; k < panels; k++) {
             least[k] = v_set1(INFINITY);
             top[k] = v_set1(-INFINITY);
         }
         read_segment(x, p, panels, j0, n, least, top);
-        for (int k = 0; k < panels; k++) {
-            xf_target own;
-            if (t)
-                own = target_of(t, k);
-            add_band(t ? &own : NULL, p + k, (real *)p[k].band, j0, n, least[k], top[k]);
-        }
+        for (int k = 0; k < panels; k++)
+            add_band(t, p, k, j0, n, least[k], top[k]);
     }
     for (int k = 0; k < panels; k++)
         for (int i = 0; i < LANES; i++) {
@@ -545,6 +520,21 @@ static inline void band_statistics(const xf_rows *x, const xf_target *t, xf_pane
             state(p + k, MASS)[i] = (real)a->mass;
             state(p + k, DOT)[i] = (real)a->dot;
         }
+}
+
+/* The same with the lanes across the rows, of any number of classes. */
+static inline void panel_statistics(const xf_rows *x, const xf_target *t, xf_panel *p, int panels,
+                                    bool labelled)
+{
+    for (int k = 0; k < panels; k++)
+        p[k].kept = p->wants_gradient && p->classes <= SEGMENT ? XF_KEPT_BAND : XF_KEPT_NOTHING;
+    if (p->classes > BLOCK) {
+        band_statistics(x, t, p, panels, labelled);
+        return;
+    }
+    read_bands(x, p, panels, 0, p->classes, 0);
+    for (int k = 0; k < panels; k++)
+        block_statistics(t, p, k, labelled, next_panel(x, p, k, panels));
 }
 
 /* Panels of long rows have one row, so that `top` is that row's. */
@@ -565,7 +555,7 @@ static inline void statistics(const xf_rows *x, const xf_target *t, xf_panel *p,
             prefetch(out->row[0], 0);
             prefetch(out->row[p->rows - 1], p->classes * size_of(out->type) - 1);
         }
-        band_statistics(x, t, p, panels, labelled);
+        panel_statistics(x, t, p, panels, labelled);
         return;
     }
     if (labelled)
