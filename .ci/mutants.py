@@ -62,7 +62,8 @@ STATISTICS, SOFTMAX = "src/rows/statistics.h", "src/rows/softmax.h"
 EVALUATE, PAIRS = "src/rows/evaluate.h", "src/rows/pairs.h"
 HESSIAN, ELEMENTWISE = "src/rows/hessian.h", "src/rows/elementwise.h"
 EXP_ROW, DIVERGENCE = "src/simd/exp_row.h", "src/rows/divergence.h"
-SHARDS = "xentfast/_shards.py"
+SHARDS, SHARD_ROWS = "xentfast/_shards.py", "src/rows/shards.h"
+SPARSE, SUMS = "src/rows/sparse.h", "src/rows/sums.h"
 AVX2, VEC = "src/simd/vec_avx2.h", "src/simd/vec.h"
 
 MUTANTS = (
@@ -372,17 +373,45 @@ MUTANTS = (
     ),
     # --- classes spread over workers --------------------------------------------------------------
     Mutant(
-        "src/rows/shards.h",
+        SHARD_ROWS,
         "m == -INFINITY && held == held;",
         "m == -INFINITY;",
         "a nan in a shard of masked classes is passed over",
         "shards",
     ),
     Mutant(
-        "src/rows/shards.h",
+        SHARD_ROWS,
         "p[k].label[i] < 0 ? -INFINITY : state(p + k, LABEL_LOGIT)[i]",
         "state(p + k, LABEL_LOGIT)[i]",
         "the label of another shard is taken for the first class",
+        "shards",
+    ),
+    Mutant(
+        SHARD_ROWS,
+        "held + (m - m)",
+        "held",
+        "an infinite logit in a shard",
+        "shards",
+    ),
+    Mutant(
+        SHARD_ROWS,
+        "        if (!(s->maximum[i] > -INFINITY))\n",
+        "        if (false)\n",
+        "a gradient of 0 times nan, in a row that is ignored",
+        "shards",
+    ),
+    Mutant(
+        SHARD_ROWS,
+        "    p->kept = XF_KEPT_NOTHING;\n",
+        "",
+        "exponentials of other rows for those of the shard",
+        "shards",
+    ),
+    Mutant(
+        SHARD_ROWS,
+        "(real)s->own[i] : 0",
+        "(real)s->scale[i] : 0",
+        "the gradient at the label",
         "shards",
     ),
     Mutant(
@@ -595,6 +624,182 @@ MUTANTS = (
         "v_fma(x, v_log_ratio(x, y), d)",
         "terms below 0, of numbers at the ends of the range",
         "dropin/test_scipy",
+    ),
+    # --- a few classes of a teacher, and exact sums -----------------------------------------------
+    Mutant(
+        SPARSE,
+        "if (s->index[middle] < j0)",
+        "if (s->index[middle] <= j0)",
+        "the first class of a block is not taken for listed",
+        "topk",
+    ),
+    Mutant(
+        SPARSE,
+        "begin < s->listed && s->index[begin] < j0 + n; begin++",
+        "begin < s->listed && s->index[begin] < j0 + n - 1; begin++",
+        "the last class of a block is not taken for listed",
+        "topk",
+    ),
+    Mutant(
+        SPARSE,
+        "m > -INFINITY ? count_equal(a, n, m) : 0",
+        "count_equal(a, n, m)",
+        "masked classes that are not listed have a share",
+        "topk",
+    ),
+    Mutant(
+        SPARSE,
+        "    if (p->weight[0] < 0) {",
+        "    if (false) {",
+        "the gradient of a row of weight 0",
+        "topk",
+    ),
+    Mutant(
+        SPARSE,
+        "v_and(v_lt(u, v_set1(NEAR)), v_lt(v_set1(-NEAR), u));\n    const vec a",
+        "v_lt(v_set1(1), v_zero());\n    const vec a",
+        "terms of what is close lose their digits",
+        "topk",
+    ),
+    Mutant(
+        SPARSE,
+        "        lost += (all - (t - added)) + (s->p[k] - added);\n",
+        "",
+        "what the sum of the probabilities loses",
+        "topk",
+    ),
+    Mutant(
+        SPARSE,
+        "apart = (finite_maximum(s->maximum) - m) * s->scale;",
+        "apart = finite_maximum(s->maximum) - m;",
+        "the temperature between what is listed and what is not",
+        "topk",
+    ),
+    Mutant(
+        SPARSE,
+        "(v_fold_add(v_counted(equal)) - 1)",
+        "0",
+        "listed classes that are equal",
+        "topk",
+    ),
+    Mutant(
+        SPARSE,
+        "s->maximum < m ? 0 : s->maximum - s->maximum",
+        "0",
+        "an infinite logit that is not listed",
+        "topk",
+    ),
+    Mutant(
+        SPARSE,
+        "s->rest == 0 && left <= s->rounding",
+        "left <= s->rounding",
+        "a small share that is not listed",
+        "topk",
+    ),
+    Mutant(
+        SPARSE,
+        "s->rest == 0 && left <= s->rounding",
+        "false",
+        "rounding, where all classes are listed",
+        "topk",
+    ),
+    Mutant(
+        SPARSE,
+        "log_z + (apart > 0 ? apart : 0)",
+        "log_z",
+        "what is not listed is above what is",
+        "topk",
+    ),
+    Mutant(
+        SPARSE,
+        "s->rest_is_class ? 1 : 1 / all",
+        "1",
+        "probabilities are not divided by their sum",
+        "topk",
+    ),
+    Mutant(
+        SPARSE,
+        "apart > 0 ? log_one(z) : log1p_one(more + rest)",
+        "log_one(z)",
+        "the digits of a sure student",
+        "topk",
+    ),
+    Mutant(
+        SPARSE,
+        "log_one(s->rest) - (apart < 0 ? apart : 0)",
+        "log_one(s->rest)",
+        "what is not listed is far below what is",
+        "topk",
+    ),
+    Mutant(
+        SPARSE,
+        "v_select(v_eq(r, none), share, sparse_term(r, share, u))",
+        "sparse_term(r, share, u)",
+        "nothing is left of 1",
+        "topk",
+    ),
+    Mutant(
+        SPARSE,
+        "    } else if (apart > 0) {",
+        "    } else if (false) {",
+        "what is not listed is beyond the exponential's range",
+        "topk",
+    ),
+    Mutant(
+        SPARSE,
+        "s->rest_is_class && left > 0 && s->rest > 0 ? left / s->rest : 0",
+        "s->rest_is_class ? left / s->rest : 0",
+        "0 / 0, where all classes are listed",
+        "topk",
+    ),
+    Mutant(
+        SPARSE,
+        "!s->rest_is_class && listed == 0 && z > 0",
+        "false",
+        "all that is listed is masked",
+        "topk",
+    ),
+    Mutant(
+        SPARSE,
+        "!(z > 0) || (!s->rest_is_class && all == 0)",
+        "!(z > 0)",
+        "no distribution",
+        "topk",
+    ),
+    Mutant(
+        SUMS,
+        "if (++a->count[g] == XF_UNCARRIED)",
+        "if (++a->count[g] == INT32_MAX)",
+        "the grids run over",
+        "evaluate",
+    ),
+    Mutant(
+        SUMS,
+        "            rest[i] = v_keep(v_eq(v_sub(v[i], v[i]), v_zero()), rest[i]);\n",
+        "",
+        "inf less inf for what a product leaves",
+        "evaluate",
+    ),
+    Mutant(
+        SUMS,
+        "v_set1(XF_GRID_LIMIT)",
+        "v_set1(INFINITY)",
+        "numbers beyond the first grid",
+        "evaluate",
+    ),
+    Mutant(
+        SUMS,
+        "if (!whole && (!within || !add_to_grids(a, 1, rest)))",
+        "if (!whole && !within)",
+        "what products leave is not added",
+        "evaluate",
+    ),
+    Mutant(
+        SUMS,
+        "none = v_all(v_eq(v[i], v_zero())) && none;",
+        "none = v_all(v_eq(v[i], v_zero()));",
+        "what is too fine, but for the last lanes",
+        "evaluate",
     ),
     # --- probabilities ----------------------------------------------------------------------------
     Mutant(

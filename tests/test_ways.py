@@ -49,6 +49,9 @@ def test_a_maximum_in_the_last_lanes_of_a_long_row(tail: int, dtype: str, isa: s
     expected = reference.cross_entropy(x.astype(np.float64), y, reduction="none")
     found = xentfast.cross_entropy(x, y, reduction="none")
     np.testing.assert_allclose(found, expected, rtol=2 * BOUND[dtype])
+    _, rows = xentfast.evaluate(x, y, per_row=("loss", "predicted"))
+    np.testing.assert_array_equal(rows["loss"], found)
+    np.testing.assert_array_equal(rows["predicted"], y)
 
 
 @pytest.mark.parametrize("run", [1, 2, 15, 16, 17, 30, 31, 32, 33, 47])
