@@ -343,6 +343,18 @@ def test_terms_at_the_ends(name: str, dtype: str) -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_term_of_what_is_close_is_negative_at_the_ends_of_the_range(
+    dtype: str, isa: str
+) -> None:
+    rng = np.random.default_rng(0)
+    info = np.finfo(dtype)
+    x = (rng.uniform(0.25, 0.99, 4000).astype(dtype)) * info.max
+    x = np.concatenate([x, rng.uniform(1, 9, 4000).astype(dtype) * info.tiny])
+    y = x + rng.integers(-4, 5, len(x)) * np.spacing(x)
+    assert (ours.kl_div(x, y) >= 0).all()
+
+
 @pytest.mark.parametrize("name", TERMS)
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
