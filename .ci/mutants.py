@@ -388,23 +388,9 @@ MUTANTS = (
     ),
     Mutant(
         SHARD_ROWS,
-        "held + (m - m)",
-        "held",
-        "an infinite logit in a shard",
-        "shards",
-    ),
-    Mutant(
-        SHARD_ROWS,
         "        if (!(s->maximum[i] > -INFINITY))\n",
         "        if (false)\n",
         "a gradient of 0 times nan, in a row that is ignored",
-        "shards",
-    ),
-    Mutant(
-        SHARD_ROWS,
-        "    p->kept = XF_KEPT_NOTHING;\n",
-        "",
-        "exponentials of other rows for those of the shard",
         "shards",
     ),
     Mutant(
@@ -719,23 +705,9 @@ MUTANTS = (
     ),
     Mutant(
         SPARSE,
-        "apart > 0 ? log_one(z) : log1p_one(more + rest)",
-        "log_one(z)",
-        "the digits of a sure student",
-        "topk",
-    ),
-    Mutant(
-        SPARSE,
         "log_one(s->rest) - (apart < 0 ? apart : 0)",
         "log_one(s->rest)",
         "what is not listed is far below what is",
-        "topk",
-    ),
-    Mutant(
-        SPARSE,
-        "v_select(v_eq(r, none), share, sparse_term(r, share, u))",
-        "sparse_term(r, share, u)",
-        "nothing is left of 1",
         "topk",
     ),
     Mutant(

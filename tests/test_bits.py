@@ -143,9 +143,9 @@ RECORDED = {
     "logsumexp": ("2f9297bf46005565", "e6e7ddbf48b62aab"),
     "softmax": ("8b94f8508ae73bc9", "7101c365d7775e77"),
     "evaluate": ("6c5ef3736b24ca38", "ecf1f7088319e4a0"),
-    "compare": ("b0bc7d88841148dd", "1d387e1ba02544ed"),
-    "kl_divergence, logits": ("b2cefc4c2f05e4c1", "19eae67f9052a0c8"),
-    "js_divergence, logits": ("a2d0754045788055", "6a4a04991a5ba230"),
+    "compare": ("07f5b56c6e0d3d5d", "0ee2d9c53303e108"),
+    "kl_divergence, logits": ("28780f86fc56ca80", "46f562fb3adf546a"),
+    "js_divergence, logits": ("ea0980116d33dc42", "3a783e517ee2ed00"),
     "topk_kl_divergence": ("638c4d3c553b5803", "10aa462528be5b47"),
 }
 

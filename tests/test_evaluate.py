@@ -598,3 +598,24 @@ def test_messages_of_reading() -> None:
         found.loss_quantile(2)
     with pytest.raises(TypeError, match="q must be a number, got str"):
         found.loss_quantile("0.5")  # type: ignore[arg-type]
+
+
+def test_sums_do_not_run_over(isa: str) -> None:
+    """Integers of 48 bits, a thousand of them in a place of a grid and sixteen places."""
+    rows = 200_000
+    x = np.zeros((rows, 2))
+    x[:, 1] = -4000.0
+    with xentfast.num_threads(1):
+        assert evaluate(x, np.ones(rows, np.int64)).loss == 4000
+
+
+def test_an_infinite_loss_times_a_weight_is_infinite(isa: str) -> None:
+    x = np.zeros((40, 3))
+    x[7, 1] = -np.inf
+    weights = np.linspace(0.1, 0.9, 40)
+    found = evaluate(x, np.ones(40, np.int64), sample_weight=weights)
+    assert found.loss == math.inf
+    weights[7] = 0
+    assert evaluate(x, np.ones(40, np.int64), sample_weight=weights).loss == pytest.approx(
+        math.log(3), rel=1e-14
+    )

@@ -251,6 +251,10 @@ def test_masked_classes() -> None:
     assert topk_kl_divergence([[0, 1]], [[0.5, 0.25]], x, rest="class") == inf
     _, gradient = topk_kl_divergence_value_and_grad([[0, 2]], [[0.5, 0.5]], x)
     np.testing.assert_allclose(gradient, [[0, 0.5, -0.5, 0]])
+    for p, left in (([0.5, 0.5], 0), ([0.5, 0.25], inf)):
+        value, gradient = topk_kl_divergence_value_and_grad([[0, 1]], [p], x, rest="class")
+        assert value == left
+        assert (gradient[0, 2:] == 0).all()
 
 
 P, X = [[0.5, 0.25]], [[1.0, 2.0, 3.0]]

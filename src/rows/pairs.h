@@ -6,9 +6,9 @@
      JS = sum (p + q) / 4 F(w^2) w^2,  w = tanh(u / 2),  F w^2 = (1 + w) log1p(w) + (1 - w) log1p(-w)
 
    whose terms are not negative, and 0 where u is. u comes from the difference of the logits, not
-   from the logarithms: u = (a - b - shift) / temperature - offset, the shift that of the first of
-   the largest a, and what these differences lose is put back. So equal rows give 0, and close ones
-   keep their digits.
+   from the logarithms: u = (a - b - shift) / temperature - offset, the shift near that of the first of
+   the largest a, so that the offset is small, and what these differences lose is put back. So equal
+   rows give 0, and close ones keep their digits.
 
    The error of the offset is seen in S = sum p expm1(-u), which should be 0, and drops out of
    KL = sum p (u + expm1(-u)) - (S - log1p(S)); where that is not far below the sum, which is so of
@@ -95,21 +95,11 @@ INLINE pair_terms terms_of(vec a, vec b, const pair_factors *f)
 /* c x, 0 where c is, even against inf. */
 INLINE vec times(vec c, vec x) { return v_drop(v_eq(c, v_zero()), v_mul(c, x)); }
 
-/* The term of Jensen-Shannon. */
+/* The term of Jensen-Shannon where |u| < NEAR. */
 INLINE vec symmetric_term(const pair_terms *t)
 {
-    const vec w = v_div(t->down, v_add(v_set1(2), t->down)), z = v_mul(w, w),
-              all = v_add(t->p, t->q);
-    const vec near = v_mul(v_mul(v_set1((real)0.25), all), v_mul(z, HORNER(z, JS_Q)));
-    if (t->all_near)
-        return near;
-    /* ((p + q) (ln 2 - log1p(r)) - less |u|) / 2, r = less / more */
-    const mask q_is_less = v_lt(t->q, t->p);
-    const vec less = v_select(q_is_less, t->q, t->p), more = v_select(q_is_less, t->p, t->q);
-    const vec r = v_div(less, more), size = v_select(q_is_less, t->u, v_neg(t->u));
-    const vec log = v_sub(v_set1((real)0x1.62e42fefa39efp-1), v_log1p_unit(r));
-    const vec far = v_mul(v_set1((real)0.5), v_sub(times(all, log), times(less, size)));
-    return v_select(t->near, near, far);
+    const vec w = v_div(t->down, v_add(v_set1(2), t->down)), z = v_mul(w, w);
+    return v_mul(v_mul(v_set1((real)0.25), v_add(t->p, t->q)), v_mul(z, HORNER(z, JS_Q)));
 }
 
 /* log(q / m), m = (p + q) / 2: -log1p(expm1(u) / 2) for u < 0, else -u - log1p(expm1(-u) / 2). */
@@ -134,8 +124,8 @@ enum { FORWARD, REVERSE, SYMMETRIC, FORWARD_REST, REVERSE_REST, PAIR_SUMS };
 INLINE void add_terms(vec *s, vec a, vec b, const pair_factors *f)
 {
     const pair_terms t = terms_of(a, b, f);
-    vec term[4] = {v_mul(t.p, t.forward), v_mul(t.q, t.reverse), v_mul(t.p, t.down),
-                   v_mul(t.q, t.up)};
+    vec term[PAIR_SUMS] = {v_mul(t.p, t.forward), v_mul(t.q, t.reverse), symmetric_term(&t),
+                           v_mul(t.p, t.down), v_mul(t.q, t.up)};
     if (!t.all_near) { /* of the larger of p and q and w = exp(-|u|), so that its error is a factor */
         const vec one = v_set1(1), size = v_max(t.u, v_neg(t.u));
         const vec w = v_exp(v_max(v_set1(DEEPEST), v_neg(size)));
@@ -143,16 +133,17 @@ INLINE void add_terms(vec *s, vec a, vec b, const pair_factors *f)
         const vec large = v_select(above, t.p, t.q), apart = v_mul(large, v_sub(one, w));
         const vec of_large = times(large, v_add(v_sub(size, one), w)),
                   of_small = v_mul(large, v_sub(one, times(w, v_add(one, size))));
-        term[0] = v_select(t.near, term[0], v_select(above, of_large, of_small));
-        term[1] = v_select(t.near, term[1], v_select(above, of_small, of_large));
-        term[2] = v_select(t.near, term[2], v_select(above, v_neg(apart), apart));
-        term[3] = v_select(t.near, term[3], v_select(above, apart, v_neg(apart)));
+        const vec log = v_sub(v_set1((real)0x1.62e42fefa39efp-1), v_log1p_unit(w)),
+                  both = v_fma(v_add(one, w), log, v_neg(times(w, size)));
+        const vec far[PAIR_SUMS] = {
+            v_select(above, of_large, of_small), v_select(above, of_small, of_large),
+            v_mul(v_mul(v_set1((real)0.5), large), both), v_select(above, v_neg(apart), apart),
+            v_select(above, apart, v_neg(apart))};
+        for (int k = 0; k < PAIR_SUMS; k++)
+            term[k] = v_select(t.near, term[k], far[k]);
     }
-    s[FORWARD] = v_add(s[FORWARD], term[0]);
-    s[REVERSE] = v_add(s[REVERSE], term[1]);
-    s[FORWARD_REST] = v_add(s[FORWARD_REST], term[2]);
-    s[REVERSE_REST] = v_add(s[REVERSE_REST], term[3]);
-    s[SYMMETRIC] = v_add(s[SYMMETRIC], symmetric_term(&t));
+    for (int k = 0; k < PAIR_SUMS; k++)
+        s[k] = v_add(s[k], term[k]);
 }
 
 static void add_pair_block(const real *a, const real *b, ptrdiff_t n, const pair_factors *f,
@@ -429,9 +420,14 @@ static void compare(const xf_rows *a, const xf_rows *b, xf_panel *p, xf_pairs *p
         const ptrdiff_t at = first[0][i] * b->step;
         real shift = maximum[0][i] - read_one(b->row[i] + at, b->type);
         shift = shift - shift == 0 ? shift : 0;
-        const double apart = ((double)maximum[0][i] - (double)maximum[1][i]) - (double)shift;
+        /* What is far from 0 is left to the shift, whose rounding is put back. */
+        const double apart = (double)maximum[0][i] - (double)maximum[1][i],
+                     logs = (double)log[0][i] - (double)log[1][i],
+                     offset = logs + (apart - (double)shift) * pairs->scale;
+        const real moved = (real)((double)shift + offset / pairs->scale);
+        shift = moved - moved == 0 ? moved : shift;
         pairs->shift[i] = shift;
-        pairs->offset[i] = ((double)log[0][i] - (double)log[1][i]) + apart * pairs->scale;
+        pairs->offset[i] = logs + (apart - (double)shift) * pairs->scale;
         pairs->same[i] = first[0][i] == first[1][i];
     }
     double sums[PAIR_SUMS], of_all[PAIR_SUMS][LANES];

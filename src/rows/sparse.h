@@ -169,7 +169,7 @@ static void sparse(xf_sparse *s)
         const vec r = v_set1(left), share = v_set1(rest / z);
         const vec u = v_set1(log_one(left) + log_z - log_one(s->rest) - (apart < 0 ? apart : 0));
         real term[LANES];
-        v_store(term, v_select(v_eq(r, none), share, sparse_term(r, share, u)));
+        v_store(term, sparse_term(r, share, u)); /* share, where r is 0 */
         beside = term[0];
     } else if (apart > 0) { /* log(1 + y) with y out of range */
         const real y = s->rest / listed;
