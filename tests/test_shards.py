@@ -177,6 +177,7 @@ def test_rows_that_hold_what_is_no_number(isa: str) -> None:
     np.testing.assert_allclose(value, want, 1e-14)
     np.testing.assert_allclose(gradient, slope, 1e-13, 1e-15)
     assert value[4] == np.inf
+    assert np.isnan(shard_statistics(x[:2], y[:2], 0)[1]).all()
 
 
 def test_a_label_that_no_shard_holds() -> None:
