@@ -166,12 +166,8 @@ def _value_and_grad(
     scale = inverse_temperature(temperature)
     _checks.reduction_of(reduction)
     shape, dtype = _checks.lead_shape(y, at), _checks.computed(y.dtype)
-    weights, inputs, total = None, [x], float(math.prod(shape))
-    if sample_weight is not None:
-        weights = _checks.sample_weight_of(sample_weight, shape, np.float64)
-        _checks.bounded("sample_weight", weights, np.float64)
-        inputs.append(weights)
-        total = _total(weights)
+    weights, total = _weights_of(sample_weight, shape)
+    inputs = (x,) if weights is None else (x, weights)
     gradient = _checks.output(out, y.shape, y.dtype, *inputs, q=y)
     losses = np.empty(shape, dtype) if reduction == "none" else None
     by = 1 / total if total > 0 else 0
@@ -309,12 +305,8 @@ def _topk(
         raise ValueError(f"rest must be 'renormalize' or 'class', got {rest!r}")
     scale = inverse_temperature(temperature)
     _checks.reduction_of(reduction)
-    weights, inputs, total = None, [index, p], float(math.prod(shape))
-    if sample_weight is not None:
-        weights = _checks.sample_weight_of(sample_weight, shape, np.float64)
-        _checks.bounded("sample_weight", weights, np.float64)
-        inputs.append(weights)
-        total = _total(weights)
+    weights, total = _weights_of(sample_weight, shape)
+    inputs = (index, p) if weights is None else (index, p, weights)
     gradient = _checks.output(out, x.shape, x.dtype, *inputs, logits=x) if wants_gradient else None
     losses = np.empty(shape, dtype) if reduction == "none" else None
     view, by = _checks.rows(x, at), 1 / total if total > 0 else 0
@@ -374,9 +366,15 @@ def _fail_listed(
         _checks.fail_first("probabilities", "sum to at most 1", sums, most)
 
 
-def _total(weights: Array) -> float:
-    """Return the sum of the weights, rounded once."""
+def _weights_of(
+    sample_weight: npt.ArrayLike | None, shape: tuple[int, ...]
+) -> tuple[Array | None, float]:
+    """Return the weights of the rows, and their sum, rounded once."""
+    if sample_weight is None:
+        return None, float(math.prod(shape))
+    weights = _checks.sample_weight_of(sample_weight, shape, np.float64)
+    _checks.bounded("sample_weight", weights, np.float64)
     try:
-        return math.fsum(weights.ravel().tolist())
+        return weights, math.fsum(weights.ravel().tolist())
     except OverflowError:
-        return math.inf
+        return weights, math.inf
