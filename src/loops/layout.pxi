@@ -10,7 +10,7 @@ cdef enum:
     LEADING = 6
     CHUNK_ELEMENTS = 32768      # about 10 microseconds of work, so that threads share evenly
     MOST_CHUNKS = 4096          # so that the sums of the chunks stay small
-    TASK_ROWS = 512             # where classes are apart, whose ends share lines with the next
+    TASK_ROWS = 4096            # where classes are apart: its ends share lines with the next
     LIGHT_ELEMENTS = 1 << 14    # less takes a microsecond or two: see dispatch.h
     SEGMENT_BLOCKS = 8          # as in rows/bands.h
     SERIAL_ELEMENTS = 1 << 18   # less, some 100 microseconds, is not worth waking threads
@@ -352,20 +352,24 @@ cdef inline ptrdiff_t rows_of_chunk(ptrdiff_t rows, ptrdiff_t elements) noexcept
 
 cdef inline ptrdiff_t rows_of_task(const Strided *x, ptrdiff_t rows, ptrdiff_t chunk,
                                    int threads) noexcept nogil:
-    """How many rows, whole chunks, a thread takes at once: where their classes are apart, several
-    panels, or one if more would leave a thread without."""
+    """How many rows, whole chunks, a thread takes at once: where their classes are apart, many
+    panels, or fewer if that would leave a thread without."""
     cdef ptrdiff_t n = TASK_ROWS
     if x.step == size_of(x.kind):
         return chunk
-    while n > XF_PANEL and rows < 2 * threads * n:
+    while threads > 1 and n > XF_PANEL and rows < 4 * threads * n:
         n //= 2
     return (n + chunk - 1) // chunk * chunk
 
 
 cdef inline bint streams(ptrdiff_t rows, ptrdiff_t classes, const Strided *x,
                          const Strided *out) noexcept nogil:
-    """Is what is written past the caches? Not in the place of what has just been read."""
-    return out.data != x.data and rows * classes * size_of(x.kind) >= STREAM_BYTES
+    """Is what is written past the caches? Not in the place of what has just been read; sooner where
+    classes are apart, whose lines displace each other there."""
+    cdef ptrdiff_t item = size_of(x.kind), least = STREAM_BYTES
+    if out.step != item:
+        least //= 4
+    return out.data != x.data and rows * classes * item >= least
 
 
 cdef inline int threads_up_to(int most, ptrdiff_t rows, ptrdiff_t elements) noexcept nogil:

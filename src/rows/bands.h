@@ -4,10 +4,14 @@
 
 /* Classes that are read for their maximum before they are summed: 16 kB, half of an L1 cache. */
 #define SEGMENT (8 * BLOCK)
-/* So many lines ahead, of all panels, is what will be read or written asked for, and so many are read
-   before they are looked at. */
-#define LINES_AHEAD 64
+/* So many lines of all panels are read before they are looked at. What will be read or written is asked
+   for so many classes ahead as one set of a first-level cache holds: they may all belong there. */
 #define LINES_AT_ONCE 256
+#define SET_LINES 12
+static inline ptrdiff_t classes_ahead(int panels)
+{
+    return panels < 4 ? SET_LINES : 4 * SET_LINES / panels;
+}
 
 /* The maximum of each row of a tile, from *most on, and its minimum. */
 INLINE void tile_range(const real *x, ptrdiff_t n, vec *least, vec *most)
@@ -35,7 +39,7 @@ static inline ptrdiff_t segment_length(ptrdiff_t classes, ptrdiff_t j0)
 INLINE void read_lines(xf_type type, const xf_rows *x, const xf_panel *p, int panels, ptrdiff_t j0,
                        ptrdiff_t n, ptrdiff_t at)
 {
-    const ptrdiff_t step = x->step, ahead = LINES_AHEAD / panels * step;
+    const ptrdiff_t step = x->step, ahead = classes_ahead(panels) * step;
     const char *from[XF_TOGETHER];
     real *to[XF_TOGETHER];
     for (int k = 0; k < panels; k++) {
@@ -78,25 +82,35 @@ static inline void read_segment(const xf_rows *x, const xf_panel *p, int panels,
     }
 }
 
-/* Past the caches where each line is a panel's own. */
-static inline void write_lines(const xf_out *out, const xf_panel *p, int panels, ptrdiff_t j0,
-                               ptrdiff_t n)
+/* A whole line goes past the caches, if it shall. */
+INLINE void write_lines(xf_type type, const xf_out *out, const xf_panel *p, int panels,
+                        ptrdiff_t j0, ptrdiff_t n)
 {
-    const xf_type type = out->type;
-    const ptrdiff_t step = out->step;
-    bool stream = out->stream && LANES * size_of(type) == 64 && step % 64 == 0;
-    for (int k = 0; k < panels; k++)
-        stream = stream && (uintptr_t)out[k].row[0] % 64 == 0;
+    const ptrdiff_t step = out->step, ahead = classes_ahead(panels) * step;
+    char *to[XF_TOGETHER];
+    const real *from[XF_TOGETHER];
+    int rows[XF_TOGETHER];
+    bool stream[XF_TOGETHER];
+    for (int k = 0; k < panels; k++) {
+        to[k] = out[k].row[0] + j0 * step;
+        from[k] = p[k].band;
+        rows[k] = p[k].rows;
+        stream[k] = out->stream && rows[k] * size_of(type) == 64 &&
+                    ((uintptr_t)to[k] | (uintptr_t)step) % 64 == 0;
+    }
     for (ptrdiff_t j = 0; j < n; j++)
         for (int k = 0; k < panels; k++) {
-            char *to = out[k].row[0] + (j0 + j) * step;
-            const real *from = (real *)p[k].band + j * LANES;
-            if (stream) {
-                v_stream((real *)to, v_load(from));
-            } else {
-                prefetch_to_write(to, LINES_AHEAD / panels * step);
-                write_class(to, type, LANES, from);
+            char *line = to[k] + j * step;
+            const real *a = from[k] + j * LANES;
+            if (stream[k]) {
+                v_stream((real *)line, v_load(a));
+                continue;
             }
+            prefetch_to_write(line, ahead);
+            if (rows[k] == LANES)
+                write_class(line, type, LANES, a);
+            else
+                write_class(line, type, rows[k], a);
         }
 }
 
@@ -105,11 +119,13 @@ static inline void write_bands(const xf_out *out, const xf_panel *p, int panels,
                                ptrdiff_t n)
 {
     int k = 0;
-    while (panels > 1 && k < panels && p[k].rows == LANES &&
-           side_by_side((const char *const *)out[k].row, LANES, out->type) == LANES)
+    while (panels > 1 && k < panels &&
+           side_by_side((const char *const *)out[k].row, p[k].rows, out->type) == p[k].rows)
         k++;
-    if (k > 0)
-        write_lines(out, p, k, j0, n);
+    if (k > 0 && out->type == REAL_TYPE)
+        write_lines(REAL_TYPE, out, p, k, j0, n);
+    else if (k > 0)
+        write_lines(out->type, out, p, k, j0, n);
     for (; k < panels; k++)
         for (ptrdiff_t j = 0; j < n; j += BLOCK)
             write_tile(out + k, p[k].rows, j0 + j, block_length(n, j),
