@@ -357,7 +357,7 @@ cdef inline ptrdiff_t rows_of_task(const Strided *x, ptrdiff_t rows, ptrdiff_t c
     cdef ptrdiff_t n = TASK_ROWS
     if x.step == size_of(x.kind):
         return chunk
-    while threads > 1 and n > XF_PANEL and rows < 4 * threads * n:
+    while threads > 1 and n > XF_PANEL and rows < 2 * threads * n:
         n //= 2
     return (n + chunk - 1) // chunk * chunk
 

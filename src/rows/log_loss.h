@@ -34,7 +34,7 @@ INLINE vec label_probabilities(const xf_rows *x, const xf_panel *p)
 
 static void log_loss(const xf_rows *x, const xf_target *t, xf_panel *p)
 {
-    real own[LANES] = {0}, sum[LANES] = {0}, value[LANES];
+    real own[LANES] = {0}, sum[LANES] = {0};
     for (int i = 0; i < p->rows; i++) {
         if (p->label[i] >= 0)
             own[i] = (real)p->own[i];
@@ -47,9 +47,7 @@ static void log_loss(const xf_rows *x, const xf_target *t, xf_panel *p)
         sum[i] = (real)total;
     }
     vec at_label = log_loss_term(label_probabilities(x, p), v_load(own), NULL);
-    v_store(value, v_add(v_load(sum), at_label));
-    for (int i = 0; i < p->rows; i++)
-        p->loss[i] = p->weight[i] < 0 ? 0 : value[i] * p->weight[i];
+    weigh(v_add(v_load(sum), at_label), p);
 }
 
 static void log_loss_gradient(const xf_rows *x, const xf_target *t, xf_panel *p, const xf_out *out)

@@ -37,13 +37,21 @@ static inline void finish_small(xf_panel *p, int i, double mass, double dot, dou
     state(p, OWN_GRADIENT)[i] = (real)(((mass * e - share) - share * s + pull * e) * scaled);
 }
 
+/* The losses of a panel's rows, each times its weight; what is left out counts 0, whatever it is. */
+static inline void weigh(vec loss, xf_panel *p)
+{
+    real value[LANES];
+    v_store(value, loss);
+    for (int i = 0; i < LANES; i++)
+        p->loss[i] = p->weight[i] < 0 ? 0 : value[i] * p->weight[i];
+}
+
 /* The losses of a panel from its statistics, and what its gradient needs. */
 static inline void finish(const xf_target *t, xf_panel *p)
 {
-    real own[LANES], share[LANES], weight[LANES], scaled[LANES], value[LANES];
+    real own[LANES], share[LANES], scaled[LANES];
     for (int i = 0; i < LANES; i++) {
         own[i] = share[i] = (real)p->own[i];
-        weight[i] = (real)p->weight[i];
         scaled[i] = (real)(p->weight[i] * p->gradient_scale);
     }
     for (int i = 0; t && i < p->rows; i++) {
@@ -63,9 +71,7 @@ static inline void finish(const xf_target *t, xf_panel *p)
         dot = v_fma(v_mul(zeta, lse), lse, dot);
         pull = v_mul(v_add(zeta, zeta), lse);
     }
-    v_store(value, v_drop(v_lt(v_load(weight), v_zero()), v_fma(mass, log, dot)));
-    for (int i = 0; i < LANES; i++)
-        p->loss[i] = value[i] * p->weight[i] + 0.0; /* the -0 of a row that is left out becomes 0 */
+    weigh(v_fma(mass, log, dot), p);
     const vec s = v_load(state(p, SUM)), taken = v_load(share);
     if (p->wants_gradient) {
         const vec inverse = v_div(v_load(scaled), v_add(v_set1(1), s));
