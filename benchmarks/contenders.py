@@ -189,8 +189,6 @@ def contenders_of(case: SpeedCase, mode: str) -> Iterator[str]:
     """Name the contenders of a case."""
     if case.group == "isas":
         yield from ISAS
-    elif case.group == "options":
-        yield from ("xentfast", "reference")
     else:
         yield from (name for name in OURS if name != "xentfast out=" or case.writes(mode))
         if case.group != "sizes":

@@ -6,8 +6,7 @@
 A case whose file is there already, made by the same build, libraries and machine, is not timed
 again: what was interrupted goes on where it stopped. `report.py` makes tables and figures of the
 folder. The groups are the table, the classes, the sizes and the instruction sets of speed_cases.py,
-of which more than one thread gets only the table and the sizes; and, where asked for, the options:
-each of the tests' cases beside the reference.
+of which more than one thread gets only the table and the sizes.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import json
 import pathlib
 import platform
 import re
-import sys
 import time
 import warnings
 from typing import Any
@@ -32,19 +30,6 @@ from xentfast import _kernels
 
 PEERS = ("numpy", "torch", "jax", "optax", "tensorflow-cpu", "scikit-learn", "scipy", "numba")
 ONE_THREAD, MORE_THREADS = tuple(GROUPS), ("table", "sizes")
-
-
-def cases_of(group: str) -> tuple[SpeedCase, ...]:
-    """Return the cases of a group, the tests' own in rows long enough to tell kernels apart."""
-    if group != "options":
-        return GROUPS[group]
-    sys.path.append(str(pathlib.Path(__file__).parent.parent / "tests"))
-    from cases import CASES
-
-    why, shape = "what an option costs", (256, 1_008)
-    return tuple(
-        SpeedCase(str(case), case.function, shape, why, group=group, made_by=case) for case in CASES
-    )
 
 
 def machine() -> dict[str, Any]:
@@ -128,14 +113,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--threads", type=int, default=1, help="for everyone (default: 1)")
-    parser.add_argument("--group", action="append", choices=(*GROUPS, "options"))
+    parser.add_argument("--group", action="append", choices=tuple(GROUPS))
     parser.add_argument("--only", action="append", help="cases whose name has this in it")
     parser.add_argument("--scale", type=float, default=1.0, help="part of the rows")
     options = parser.parse_args()
     pin(parser, options.threads)
     warnings.simplefilter("ignore")  # peers warn of their own affairs
     groups = options.group or (ONE_THREAD if options.threads == 1 else MORE_THREADS)
-    cases = [case for group in groups for case in cases_of(group)]
+    cases = [case for group in groups for case in GROUPS[group]]
     words = options.only or [""]
     chosen = [case for case in cases if any(word in case.name for word in words)]
     measure(options.folder, chosen, options.threads, options.scale)
