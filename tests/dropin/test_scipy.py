@@ -323,6 +323,12 @@ def test_distance_of_close_distributions(dtype: str, rtol: float) -> None:
         assert found == pytest.approx(float(square) ** 0.5, rel=rtol)
 
 
+def elementwise(name: str, *args: Any) -> Any:
+    """Return what SciPy does, for xlogy in the dtype of the other terms, as from 1.18 on."""
+    expected = quiet(getattr(special, name), *args)
+    return expected.astype(special.rel_entr(*args).dtype) if name == "xlogy" else expected
+
+
 ENDS = [0.0, -0.0, 1.0, 0.7, 1.3, -1.0, np.inf, -np.inf, np.nan, 1e-40, 5e-324, 1e30, 3.4e38]
 
 
@@ -383,7 +389,7 @@ def test_terms(name: str, seed: int, shapes: Any, dtypes: Any, layout: str, out:
     elif layout == "every other":
         arrays = [np.repeat(a, 2, axis=-1)[..., ::2] if a.ndim else a for a in arrays]
     arrays = arrays[:1] if name == "entr" else arrays
-    expected = quiet(getattr(special, name), *arrays)
+    expected = elementwise(name, *arrays)
     options = {}
     shape = np.shape(expected)
     if out == "x itself" and arrays[0].shape == shape and arrays[0].dtype == expected.dtype:
@@ -413,8 +419,7 @@ def test_terms_of_scalars_and_lists() -> None:
         (np.float64(2), f),
     ]:
         for name in TERMS[1:]:
-            expected = getattr(special, name)(*args)
-            assert_same(getattr(ours, name)(*args), expected, 2e-6)
+            assert_same(getattr(ours, name)(*args), elementwise(name, *args), 2e-6)
     assert_same(ours.entr(0.3), special.entr(0.3))
     assert_same(ours.entr([0.3, 1]), special.entr([0.3, 1]))
 

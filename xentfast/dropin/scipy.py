@@ -5,7 +5,8 @@
 purpose: 16 bits are worked out in float32 and rounded once, so that no sum overflows; narrow
 integers are float64; a log-probability near 0, the entropy of a nearly certain row, `kl_div` and
 `jensenshannon` of what is close, and a sum whose largest terms cancel keep their digits; a result
-of nan comes without a warning.
+of nan comes without a warning. `xlogy` has the dtypes of SciPy 1.18: before, it knew float32 only
+where both arguments are arrays of it.
 
 What is left goes to SciPy itself, which is imported for it: complex, masked, object and long double
 arrays, more than seven axes, and of the elementwise functions, which are no ufuncs here, arrays of
@@ -264,9 +265,7 @@ def _each(name: str, given: tuple[Any, ...], out: Any, options: dict[str, Any]) 
     arrays = [] if ufuncs else [np.asarray(a) for a in given]
     if options or ufuncs or not all(_is_real(a) and a.dtype.kind != "V" for a in arrays):
         return _scipy("scipy.special", name)(*given, out=out, **options)
-    single = {getattr(a, "dtype", None) for a in given} == {np.dtype(np.float32)}
-    double = name == "xlogy" and not single  # whose first loop there is that of float64
-    dtype = np.result_type(np.float64 if double else np.float32, _promoted(*given))
+    dtype = np.result_type(np.float32, _promoted(*given))
     nditer: Any = np.nditer  # whose types do not know "contig"
     walk = nditer(
         [*arrays, place],
