@@ -206,9 +206,8 @@ def memory(field: str) -> float:
         return next(1024 * float(line.split()[1]) for line in file if line.startswith(field + ":"))
 
 
-def peak(case: str, contender: str) -> float:
+def peak(step: Step) -> float:
     """Return the bytes that three steps hold at most, above those held before the first."""
-    step = prepare(case, contender)
     before = memory("VmRSS")
     with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write("5")  # let VmHWM start again
@@ -217,8 +216,9 @@ def peak(case: str, contender: str) -> float:
     return memory("VmHWM") - before
 
 
-def peak_elsewhere(case: str, contender: str) -> float:
-    command = [sys.executable, __file__, "--peak", case, contender]
+def peak_elsewhere(script: str, *names: str) -> float:
+    """Return what a script prints for --peak and names, in a process of its own."""
+    command = [sys.executable, script, "--peak", *names]
     return float(subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout)
 
 
@@ -254,7 +254,7 @@ def main() -> None:
     torch.set_num_threads(threads)
     xentfast.set_num_threads(threads)
     if options.peak:
-        print(peak(*options.peak))
+        print(peak(prepare(*options.peak)))
         return
     print(f"torch {torch.__version__}, xentfast {xentfast.__version__}, {threads} threads")
     for case in CASES:
@@ -263,7 +263,8 @@ def main() -> None:
         print(f"\n{case:47}{'ms':>10}{'torch / it':>12}{'peak MB':>10}", flush=True)
         medians = times(case, options.rounds)
         for contender, median in medians.items():
-            faster, most = medians["torch"] / median, peak_elsewhere(case, contender) / 1e6
+            faster = medians["torch"] / median
+            most = peak_elsewhere(__file__, case, contender) / 1e6
             print(f"  {contender:45}{median * 1e3:10.3f}{faster:12.2f}{most:10.0f}", flush=True)
 
 

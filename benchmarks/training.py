@@ -11,15 +11,13 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
-import sys
 import time
 from typing import Any
 
 import torch
 
 import xentfast
-from dropin_torch import LanguageModel, Loss, Step, memory
+from dropin_torch import LanguageModel, Loss, Step, peak, peak_elsewhere
 from xentfast.dropin import torch as dropin
 
 WORDS, FEATURES, BATCH, LENGTH, STEPS = 32_768, 200, 16, 32, 50
@@ -78,22 +76,6 @@ def training(loss: Loss) -> Step:
     return step
 
 
-def peak(name: str) -> float:
-    """Return the bytes that three steps hold at most, above those held before the first."""
-    step = training(LOSSES[name])
-    before = memory("VmRSS")
-    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")  # let VmHWM start again
-    for _ in range(3):
-        step()
-    return memory("VmHWM") - before
-
-
-def peak_elsewhere(name: str) -> float:
-    command = [sys.executable, __file__, "--peak", name]
-    return float(subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peak", help=argparse.SUPPRESS)
@@ -102,7 +84,7 @@ def main() -> None:
     torch.set_num_threads(threads)
     xentfast.set_num_threads(threads)
     if options.peak:
-        print(peak(options.peak))
+        print(peak(training(LOSSES[options.peak])))
         return
     steps = {name: training(loss) for name, loss in LOSSES.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -123,7 +105,7 @@ def main() -> None:
         faster = medians[first] / medians[name]
         print(
             f"| {name} | {medians[name] * 1e3:.0f} | {faster:.2f} | "
-            f"{peak_elsewhere(name) / 2**20:.0f} | {found[-1]:.4f} | {off:.0e} |"
+            f"{peak_elsewhere(__file__, name) / 2**20:.0f} | {found[-1]:.4f} | {off:.0e} |"
         )
     print(f"\nThe first loss was {losses[first][0]:.4f}; {threads} threads.")
 

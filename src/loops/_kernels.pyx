@@ -173,7 +173,6 @@ cdef extern from "rows/rows.h" nogil:
         void (*terms)(xf_term, const void *, const void *, ptrdiff_t, void *) noexcept nogil
         void (*widen)(const void *, xf_type, ptrdiff_t, void *) noexcept nogil
         void (*narrow)(const void *, ptrdiff_t, void *, xf_type) noexcept nogil
-        void (*stream)(char *, const char *, ptrdiff_t) noexcept nogil
         void (*elementwise)(int, const void *, void *, ptrdiff_t) noexcept nogil
 
 cdef extern from "simd/half.h" nogil:

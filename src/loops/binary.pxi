@@ -1,5 +1,7 @@
 # Binary cross-entropy: element by element, in blocks of the elements' C order.
 
+from libc.string cimport memcpy
+
 cdef struct Binary:
     const xf_kernels *kernels
     Shape shape

@@ -132,7 +132,7 @@ cdef void cross_entropy_task(void *context, ptrdiff_t task, void *memory) noexce
     cdef ptrdiff_t row = task * job.task, end = row + job.task, chunk = row // job.chunk
     cdef ptrdiff_t first
     cdef int plain[XF_TOGETHER]  # the rows of a panel that only their labels tell apart, else 0
-    cdef bint stream = streams(job.rows, job.classes, &job.x, &job.gradient)
+    cdef bint stream = streams(job.rows, job.classes, &job.x, &job.gradient), alike
     cdef int i, k, n
     begin_chunk(&losses, job.loss_sums + chunk, row, job.chunk)
     begin_chunk(&weights, job.weight_sums + chunk, row, job.chunk)
@@ -157,16 +157,16 @@ cdef void cross_entropy_task(void *context, ptrdiff_t task, void *memory) noexce
             p[n].rows = next_rows(&job.panels, &job.shape, row, end)
             if p[n].rows != plain[n]:
                 load_weights(job, p + n, row, counts)
-            if job.dense:
-                find_rows(&job.shape, &job.labels, row, p[n].rows, dense[n].row)
-            plain[n] = p[n].rows if not job.weighs else 0
-            if not job.dense and not load_labels(job, p + n, row, counts):
-                plain[n] = 0
+            alike = job.dense or load_labels(job, p + n, row, counts)
+            plain[n] = p[n].rows if alike and not job.weighs else 0
             if job.weighs:
                 add_rows(&weights, counts, row, p[n].rows)
-            find_rows(&job.shape, &job.x, row, p[n].rows, x[n].row)
-            if job.wants_gradient:
-                find_rows(&job.shape, &job.gradient, row, p[n].rows, <const char **> out[n].row)
+            if not job.counting:
+                find_rows(&job.shape, &job.x, row, p[n].rows, x[n].row)
+                if job.dense:
+                    find_rows(&job.shape, &job.labels, row, p[n].rows, dense[n].row)
+                if job.wants_gradient:
+                    find_rows(&job.shape, &job.gradient, row, p[n].rows, <const char **> out[n].row)
             row += p[n].rows
             n += 1
         if job.counting:

@@ -9,7 +9,7 @@ cdef struct Evaluate:
     Shape shape
     Strided x, labels, weights, loss, rank, entropy, confidence, lse, predicted
     ptrdiff_t rows, classes, task
-    int panel, bins, tops
+    int bins, tops
     bint from_logits, ignores
     Panels panels
     int64_t ignored

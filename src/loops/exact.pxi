@@ -2,6 +2,7 @@
 # which a chunk takes for its time.
 
 from libc.stdlib cimport calloc
+from libc.string cimport memcpy
 
 cdef enum:
     # A histogram of positive numbers: four places to an octave, one below and one above all.

@@ -4,7 +4,6 @@
 from cpython.buffer cimport (
     Py_buffer, PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
 )
-from libc.string cimport memcpy
 
 cdef enum:
     LEADING = 6

@@ -69,11 +69,16 @@ static inline void read_bands(const xf_rows *x, const xf_panel *p, int panels, p
         read_tile(x + k, j0, n, (real *)p[k].band + at * LANES);
 }
 
-/* The same of a whole segment, with the range of each row: *least and *most of each panel. */
+/* The same of a whole segment, with the range of its rows if that is wanted: *least and *most of each
+   panel. */
 static inline void read_segment(const xf_rows *x, const xf_panel *p, int panels, ptrdiff_t j0,
                                 ptrdiff_t n, vec *least, vec *most)
 {
     const ptrdiff_t part = panels > 1 ? LINES_AT_ONCE / panels : BLOCK;
+    for (int k = 0; least && k < panels; k++) {
+        least[k] = v_set1(INFINITY);
+        most[k] = v_set1(-INFINITY);
+    }
     for (ptrdiff_t j = 0; j < n; j += part) {
         const ptrdiff_t length = n - j < part ? n - j : part;
         read_bands(x, p, panels, j0 + j, length, j);

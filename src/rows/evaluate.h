@@ -412,9 +412,9 @@ static inline int64_t labelled(const xf_panel *p, int i)
 }
 
 /* A panel whose classes, a block at most, are in its band: in the compute type throughout. */
-static inline void evaluate_block(xf_panel *p, const real *band, xf_scores *scores, panel_tally *t,
-                                  soon next)
+static inline void evaluate_block(xf_panel *p, xf_scores *scores, panel_tally *t, soon next)
 {
+    real *const band = p->band;
     const ptrdiff_t n = p->classes;
     real place[LANES], label[LANES], rank[LANES];
     vec at = v_zero(), m = v_set1(-INFINITY), least = v_set1(INFINITY);
@@ -443,10 +443,11 @@ static inline void evaluate_block(xf_panel *p, const real *band, xf_scores *scor
 }
 
 /* Adds the segment in a panel's band. */
-static inline void evaluate_band(xf_panel *p, const real *band, ptrdiff_t j0, ptrdiff_t n,
-                                 vec least, vec top, const xf_scores *scores)
+static inline void evaluate_band(xf_panel *p, ptrdiff_t j0, ptrdiff_t n, vec least, vec top,
+                                 const xf_scores *scores)
 {
     tally *const a = (tally *)p->sums;
+    real *const band = p->band;
     real finite[LANES], best[LANES], before[LANES], place[LANES], label[LANES], rank[LANES];
     const bool last = scores->ties == XF_HIGHEST_WINS;
     for (int i = 0; i < LANES; i++)
@@ -499,7 +500,7 @@ static inline void evaluate_across(const xf_rows *x, xf_panel *p, xf_scores *sco
     if (p->classes <= BLOCK) {
         read_bands(x, p, panels, 0, p->classes, 0);
         for (int k = 0; k < panels; k++)
-            evaluate_block(p + k, p[k].band, scores + k, t + k, next_panel(x, p, k, panels));
+            evaluate_block(p + k, scores + k, t + k, next_panel(x, p, k, panels));
         return;
     }
     vec least[XF_TOGETHER], top[XF_TOGETHER];
@@ -510,13 +511,9 @@ static inline void evaluate_across(const xf_rows *x, xf_panel *p, xf_scores *sco
     }
     for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += SEGMENT) {
         const ptrdiff_t n = segment_length(p->classes, j0);
-        for (int k = 0; k < panels; k++) {
-            least[k] = v_set1(INFINITY);
-            top[k] = v_set1(-INFINITY);
-        }
         read_segment(x, p, panels, j0, n, least, top);
         for (int k = 0; k < panels; k++)
-            evaluate_band(p + k, p[k].band, j0, n, least[k], top[k], scores + k);
+            evaluate_band(p + k, j0, n, least[k], top[k], scores + k);
     }
     for (int k = 0; k < panels; k++)
         for (int i = 0; i < LANES; i++) {

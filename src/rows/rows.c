@@ -83,7 +83,6 @@ const xf_kernels JOIN(XF_ISA, XF_BITS) = {
     .terms = terms,
     .widen = widen,
     .narrow = narrow,
-    .stream = stream_copy,
     .elementwise = elementwise,
 };
 #endif

@@ -222,8 +222,6 @@ typedef struct {
     /* n elements of XF_F16 or XF_BF16 to the compute type, which is float, and back. */
     void (*widen)(const void *from, xf_type type, ptrdiff_t n, void *to);
     void (*narrow)(const void *from, ptrdiff_t n, void *to, xf_type type);
-    /* Bytes to a place past the caches. */
-    void (*stream)(char *to, const char *from, ptrdiff_t n);
     /* exp, log, log1p and log1p on [0, 1] of n elements. */
     void (*elementwise)(int which, const void *x, void *y, ptrdiff_t n);
 } xf_kernels;

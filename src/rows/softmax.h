@@ -314,20 +314,19 @@ INLINE void write_across(writing what, const xf_rows *x, const xf_target *t, xf_
 {
     const bool kept = p->kept == XF_KEPT_BAND, exponentials = what != WRITE_LOGARITHM,
                several = p->classes > SEGMENT;
-    vec top[XF_TOGETHER], least[XF_TOGETHER];
+    vec top[XF_TOGETHER], most[XF_TOGETHER], least[XF_TOGETHER];
     for (int k = 0; k < panels; k++)
         top[k] = several ? v_set1(-INFINITY) : v_load(state(p + k, MAXIMUM));
     for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += SEGMENT) {
         const ptrdiff_t n = segment_length(p->classes, j0);
-        for (int k = 0; k < panels; k++)
-            least[k] = v_set1(INFINITY);
         if (!kept)
-            read_segment(x, p, panels, j0, n, exponentials ? least : NULL, top);
+            read_segment(x, p, panels, j0, n, exponentials ? least : NULL, most);
         for (int k = 0; k < panels; k++) {
             factors f = tile_factors(p + k);
             bool general = true;
             set_scale(&f, what == WRITE_SCALED ? f.scale : v_set1(1));
             if (exponentials && !kept) {
+                top[k] = v_max(most[k], top[k]);
                 const vec finite = v_max(v_set1(-REAL_MAX), top[k]);
                 f.exp = row_exp_of(finite, true);
                 general = is_tile_general(finite, least[k]);

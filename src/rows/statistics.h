@@ -504,10 +504,6 @@ static void band_statistics(const xf_rows *x, const xf_target *t, xf_panel *p, i
     }
     for (ptrdiff_t j0 = 0; j0 < p->classes; j0 += SEGMENT) {
         const ptrdiff_t n = segment_length(p->classes, j0);
-        for (int k = 0; k < panels; k++) {
-            least[k] = v_set1(INFINITY);
-            top[k] = v_set1(-INFINITY);
-        }
         read_segment(x, p, panels, j0, n, least, top);
         for (int k = 0; k < panels; k++)
             add_band(t, p, k, j0, n, least[k], top[k]);
