@@ -2,6 +2,7 @@
 #include "dispatch.h"
 
 #include <stdatomic.h>
+#include <string.h>
 
 static bool always(void) { return true; }
 
@@ -41,8 +42,17 @@ static bool runs_avx512(void)
     return runs_avx2() && (seven[EBX] & all) == all && (xcr0() & 0xe6) == 0xe6;
 }
 
+static bool asks(void)
+{
+    unsigned r[4];
+    cpuid(0, r);
+    return memcmp(&r[EBX], "Auth", 4) != 0; /* the first register of "AuthenticAMD" */
+}
+
 #define INSTRUCTION_SETS(set) set(base, always) set(avx2, runs_avx2) set(avx512, runs_avx512)
 #elif defined(__aarch64__) || defined(_M_ARM64)
+static bool asks(void) { return true; }
+
 #define INSTRUCTION_SETS(set) set(neon, always)
 #else
 #error "xentfast has no row primitives for this architecture: see src/simd/vec_*.h"
@@ -87,4 +97,15 @@ const xf_kernels *xf_isa_light_kernels(xf_type type)
     enum { LIGHT = 1 }; /* avx2 */
     int isa = xf_isa_chosen();
     return sets[isa < LIGHT ? isa : LIGHT].kernels[type];
+}
+
+bool xf_asks_ahead(void)
+{
+    static atomic_int known; /* 2 or 3: an instruction that asks the processor is slow */
+    int answer = atomic_load_explicit(&known, memory_order_relaxed);
+    if (!answer) {
+        answer = 2 + asks();
+        atomic_store_explicit(&known, answer, memory_order_relaxed);
+    }
+    return answer == 3;
 }

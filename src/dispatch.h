@@ -14,5 +14,8 @@ const xf_kernels *xf_isa_kernels(xf_type type);
 /* For calls of a few microseconds. AVX-512 slows down what comes after it, on some machines by
    more than it saves there; the set before it has the same bits. */
 const xf_kernels *xf_isa_light_kernels(xf_type type);
+/* Is it faster here to ask for the lines ahead of a row that is read and then written? AMD's cores see
+   by themselves that they are read, and write whole lines without having them unless asked for. */
+bool xf_asks_ahead(void);
 
 #endif

@@ -69,7 +69,7 @@ cdef extern from "rows/rows.h" nogil:
         double own[XF_PANEL]
         double weight[XF_PANEL]
         double z_loss, gradient_scale
-        xf_bool wants_gradient
+        xf_bool wants_gradient, asks
         double loss[XF_PANEL]
         double lse[XF_PANEL]
     ctypedef struct xf_binary:
@@ -183,6 +183,7 @@ cdef extern from "dispatch.h" nogil:
     int xf_isa_count()
     const char *xf_isa_name(int)
     xf_bool xf_isa_runs(int)
+    xf_bool xf_asks_ahead()
     int xf_isa_chosen()
     void xf_isa_choose(int)
     const xf_kernels *xf_isa_kernels(xf_type)

@@ -232,7 +232,7 @@ static inline bool evaluate_below(const real *x, ptrdiff_t j0, ptrdiff_t n, cons
         ptrdiff_t from, to;
         const real label = threshold(y, j0 + j, length, &from, &to);
         if (!score_below(x + j, length, f, label, &b)) {
-            const range r = block_range(x + j, length);
+            const range r = block_range(x + j, length, AHEAD);
             if (r.most > m)
                 return false;
             b.of.general = is_general(m, r.least);
@@ -276,7 +276,7 @@ static inline void evaluate_along(const xf_rows *rows, xf_panel *p, int i, xf_sc
         const real *x = soon->row == i ? soon->x : fetch(rows, i, j0, n, buffer);
         if (j0 > 0 && evaluate_below(x, j0, n, &f, &y, &a))
             continue;
-        const survey s = soon->row == i ? soon->s : survey_of(x, n);
+        const survey s = soon->row == i ? soon->s : survey_of(x, n, AHEAD);
         const bool rises = s.all.most > a.of.maximum;
         if (rises)
             raise_tally(&a, s.all.most);
@@ -292,7 +292,7 @@ static inline void evaluate_along(const xf_rows *rows, xf_panel *p, int i, xf_sc
         if (classes <= SHORT_ROW && following != i) {
             soon->row = following;
             soon->x = fetch(rows, following, 0, classes, row_buffer(p, following));
-            soon->s = survey_of(soon->x, classes);
+            soon->s = survey_of(soon->x, classes, AHEAD);
         }
         const ptrdiff_t apart =
             (rows->row[following] - rows->row[i]) * (classes > SHORT_ROW ? 1 : 2);

@@ -66,6 +66,7 @@ typedef struct {
     double weight[XF_PANEL]; /* of the row's loss; -1 for an ignored row */
     double z_loss, gradient_scale;
     bool wants_gradient;
+    bool asks; /* xf_asks_ahead() */
     /* out */
     double loss[XF_PANEL];
     double lse[XF_PANEL];

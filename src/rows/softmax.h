@@ -193,7 +193,7 @@ INLINE void write_part(writing what, bool kept, const real *x, const real *t, pt
 }
 
 /* From the first whole line on, since a store across two costs that of several. */
-INLINE void write_as(writing what, bool kept, const real *x, const real *t, ptrdiff_t n,
+INLINE void write_as(writing what, bool kept, bool asks, const real *x, const real *t, ptrdiff_t n,
                      const factors *f, real *to)
 {
     ptrdiff_t j = (ptrdiff_t)(-(uintptr_t)to % 64 / sizeof(real));
@@ -201,7 +201,7 @@ INLINE void write_as(writing what, bool kept, const real *x, const real *t, ptrd
     if (j > 0)
         write_part(what, kept, x, t, j, f, to);
     for (; j + LANES <= n; j += LANES) {
-        if (!kept)
+        if (asks)
             prefetch_to_write(to + j, AHEAD);
         v_store(to + j,
                 written(what, kept, false, true, v_load(x + j), t ? v_load(t + j) : v_zero(), f));
@@ -246,9 +246,9 @@ INLINE void write_along(writing what, const xf_rows *x, const xf_target *t, xf_p
         const real *from = kept ? kept + j0 : fetch(x, i, j0, n, p->work->block[0]);
         real *to = place(out, i, j0, p->work->block[0]);
         if (kept)
-            write_as(what, true, from, c, n, &f, to);
+            write_as(what, true, false, from, c, n, &f, to);
         else
-            write_as(what, false, from, c, n, &f, to);
+            write_as(what, false, p->asks, from, c, n, &f, to);
         put(out, i, j0, n, to);
     }
     if (own && p->label[i] >= 0)

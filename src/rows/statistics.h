@@ -41,13 +41,14 @@ typedef struct {
     real least, most;
 } range;
 
-static inline range block_range(const real *x, ptrdiff_t n)
+static inline range block_range(const real *x, ptrdiff_t n, ptrdiff_t ahead)
 {
     const vec top = v_set1(INFINITY), bottom = v_set1(-INFINITY);
     vec most[2] = {bottom, bottom}, least[2] = {top, top};
     ptrdiff_t j = 0;
     for (; j + CHAINS <= n; j += CHAINS) {
-        prefetch_two(x + j, AHEAD);
+        if (ahead)
+            prefetch_two(x + j, ahead);
         for (int c = 0; c < 2; c++) {
             const vec a = v_load(x + j + c * LANES);
             most[c] = v_max(a, most[c]);
@@ -61,7 +62,10 @@ static inline range block_range(const real *x, ptrdiff_t n)
     return (range){v_fold_min(v_min(least[0], least[1])), v_fold_max(v_max(most[0], most[1]))};
 }
 
-static inline real block_maximum(const real *x, ptrdiff_t n) { return block_range(x, n).most; }
+static inline real block_maximum(const real *x, ptrdiff_t n)
+{
+    return block_range(x, n, AHEAD).most;
+}
 
 /* Do the exponentials of a row with maximum m take the general form? */
 static inline bool is_general(real m, real least)
@@ -106,12 +110,12 @@ INLINE void sum_step(const real *x, int chain, int group, const row_exp *f, bool
 
 /* An even number of vectors. */
 INLINE void sum_steps(const real *x, int vectors, const row_exp *f, bool general, bool held,
-                      bool watched, real *keep, ptrdiff_t ahead, chains *s, vec *seen)
+                      bool watched, real *keep, bool asks, ptrdiff_t ahead, chains *s, vec *seen)
 {
     const int group = vectors < GROUP ? vectors : GROUP;
     for (int c = 0; c < vectors; c += 2) {
         prefetch_two(x + c * LANES, ahead);
-        for (int k = c; keep && k < c + 2; k++)
+        for (int k = c; keep && asks && k < c + 2; k++)
             prefetch_to_write(keep + k * LANES, AHEAD);
     }
     for (int c = 0; c < vectors; c += group)
@@ -121,7 +125,7 @@ INLINE void sum_steps(const real *x, int vectors, const row_exp *f, bool general
 
 /* watched: *below becomes false where an x is not below the maximum or, unless general, out of reach. */
 INLINE real sum_exp(const real *x, ptrdiff_t n, const row_exp *of, bool general, bool held,
-                    bool watched, real *keep, ptrdiff_t ahead, real *count, bool *below)
+                    bool watched, real *keep, bool asks, ptrdiff_t ahead, real *count, bool *below)
 {
     const vec least = v_set1(-INFINITY);
     const row_exp here = row_exp_once(of), *f = &here;
@@ -129,10 +133,11 @@ INLINE real sum_exp(const real *x, ptrdiff_t n, const row_exp *of, bool general,
     vec seen = general ? least : v_zero();
     ptrdiff_t j = 0;
     for (; GROUP > 2 && j + GROUP * LANES <= n; j += GROUP * LANES)
-        sum_steps(x + j, GROUP, f, general, held, watched, keep ? keep + j : NULL, ahead, &s,
+        sum_steps(x + j, GROUP, f, general, held, watched, keep ? keep + j : NULL, asks, ahead, &s,
                   &seen);
     for (; j + CHAINS <= n; j += CHAINS)
-        sum_steps(x + j, 2, f, general, held, watched, keep ? keep + j : NULL, ahead, &s, &seen);
+        sum_steps(x + j, 2, f, general, held, watched, keep ? keep + j : NULL, asks, ahead, &s,
+                  &seen);
     if (watched && n >= CHAINS)
         *below = v_all_below(general, seen);
     for (int c = 0; j < n; c++, j += LANES) {
@@ -150,10 +155,10 @@ INLINE real sum_exp(const real *x, ptrdiff_t n, const row_exp *of, bool general,
 
 /* The sum without the terms equal to the maximum, of which there are `count`; `keep` may be NULL. */
 static real sum_block_exp(const real *x, ptrdiff_t n, const row_exp *f, bool general, bool held,
-                          real *keep, ptrdiff_t ahead, real *count)
+                          real *keep, bool asks, ptrdiff_t ahead, real *count)
 {
 #define SUM_EXP(general, held, keep) \
-    sum_exp(x, n, f, general, held, false, keep, ahead, count, NULL)
+    sum_exp(x, n, f, general, held, false, keep, asks, ahead, count, NULL)
     *count = 0;
     if (!FUSED || general) {
         if (held)
@@ -169,8 +174,9 @@ static real sum_block_exp(const real *x, ptrdiff_t n, const row_exp *f, bool gen
 static real sum_watched(const real *x, ptrdiff_t n, const row_exp *f, bool general, bool *below)
 {
     *below = true;
-    return !FUSED || general ? sum_exp(x, n, f, true, false, true, NULL, AHEAD, NULL, below)
-                             : sum_exp(x, n, f, false, false, true, NULL, AHEAD, NULL, below);
+    return !FUSED || general
+               ? sum_exp(x, n, f, true, false, true, NULL, false, AHEAD, NULL, below)
+               : sum_exp(x, n, f, false, false, true, NULL, false, AHEAD, NULL, below);
 }
 
 /* t (x - m), 0 where t is. */
@@ -203,11 +209,12 @@ static inline bool add_below(const real *x, ptrdiff_t n, const row_exp *f, runni
         bool below;
         real part = sum_watched(x + j, length, f, a->general, &below), count = 0;
         if (!below) {
-            const range r = block_range(x + j, length);
+            const range r = block_range(x + j, length, AHEAD);
             if (r.most > m)
                 return false;
             a->general = is_general(m, r.least);
-            part = sum_block_exp(x + j, length, f, a->general, r.most == m, NULL, AHEAD, &count);
+            part = sum_block_exp(x + j, length, f, a->general, r.most == m, NULL, false, AHEAD,
+                                 &count);
         }
         sum += part;
         held += count;
@@ -219,13 +226,13 @@ static inline bool add_below(const real *x, ptrdiff_t n, const row_exp *f, runni
 
 /* Adds a segment whose blocks have the maxima `top`. */
 static inline void add_segment(const real *x, ptrdiff_t n, const real *top, const row_exp *f,
-                               real *keep, ptrdiff_t ahead, running *a)
+                               real *keep, bool asks, ptrdiff_t ahead, running *a)
 {
     const real m = finite_maximum(a->maximum);
     for (ptrdiff_t j = 0; j < n; j += BLOCK) {
         real count;
         a->sum += sum_block_exp(x + j, block_length(n, j), f, a->general, top[j / BLOCK] == m,
-                                keep ? keep + j : NULL, ahead, &count);
+                                keep ? keep + j : NULL, asks, ahead, &count);
         a->held += count;
     }
 }
@@ -236,11 +243,11 @@ typedef struct {
     range all;
 } survey;
 
-static inline survey survey_of(const real *x, ptrdiff_t n)
+static inline survey survey_of(const real *x, ptrdiff_t n, ptrdiff_t ahead)
 {
     survey s = {.all = {INFINITY, -INFINITY}};
     for (ptrdiff_t j = 0; j < n; j += BLOCK) {
-        const range r = block_range(x + j, block_length(n, j));
+        const range r = block_range(x + j, block_length(n, j), ahead);
         s.top[j / BLOCK] = r.most;
         s.all.most = r.most > s.all.most ? r.most : s.all.most;
         s.all.least = r.least < s.all.least ? r.least : s.all.least;
@@ -273,6 +280,7 @@ static inline void row_statistics(const xf_rows *rows, const xf_target *t, xf_pa
     row_exp f;
     real *const buffer = row_buffer(p, i);
     const ptrdiff_t classes = p->classes;
+    const bool asks = !keep || p->asks, looks = asks && classes <= SHORT_ROW;
     const int following = i + 1 < p->rows ? i + 1 : i;
     for (ptrdiff_t j0 = 0; j0 < classes; j0 += SEGMENT) {
         const ptrdiff_t n = classes - j0 < SEGMENT ? classes - j0 : SEGMENT;
@@ -281,7 +289,7 @@ static inline void row_statistics(const xf_rows *rows, const xf_target *t, xf_pa
         const bool done = !keep && j0 > 0 && add_below(x, n, &f, &a); /* most often m stays */
         survey s = {.all = {INFINITY, -INFINITY}};
         if (!done)
-            s = soon->row == i ? soon->s : survey_of(x, n);
+            s = soon->row == i ? soon->s : survey_of(x, n, asks ? AHEAD : 0);
         const bool rises = s.all.most > a.maximum;
         if (rises)
             raise_maximum(&a, s.all.most);
@@ -289,18 +297,17 @@ static inline void row_statistics(const xf_rows *rows, const xf_target *t, xf_pa
             f = row_exp_of(v_set1(finite_maximum(a.maximum)), false);
         if (t)
             add_target(x, t, p, i, j0, n, &a);
-        if (classes <= SHORT_ROW && following != i) {
+        if (looks && following != i) {
             soon->row = following;
             soon->x = fetch(rows, following, 0, classes, row_buffer(p, following));
-            soon->s = survey_of(soon->x, classes);
+            soon->s = survey_of(soon->x, classes, AHEAD);
         }
         if (!done) {
             /* the row behind this one, which of short rows has been looked at already */
-            const ptrdiff_t apart =
-                (rows->row[following] - rows->row[i]) * (classes > SHORT_ROW ? 1 : 2);
+            const ptrdiff_t apart = (rows->row[following] - rows->row[i]) * (looks ? 2 : 1);
             const ptrdiff_t ahead = j0 + SEGMENT < classes ? n * (ptrdiff_t)sizeof(real) : apart;
             a.general = is_general(finite_maximum(a.maximum), s.all.least);
-            add_segment(x, n, s.top, &f, keep ? keep + j0 : NULL, ahead, &a);
+            add_segment(x, n, s.top, &f, keep ? keep + j0 : NULL, asks, ahead, &a);
         }
         if (keep)
             ((real *)p->top)[j0 / SEGMENT] = a.maximum;
