@@ -393,10 +393,30 @@ def test_one_row() -> None:
 def test_weights_of_zero() -> None:
     x, y = rows_of(5)
     found = evaluate(x, y, sample_weight=0)
-    assert found.count == 37
+    assert found.count == 0
     assert found.weight == 0
     assert math.isnan(found.loss)
     assert math.isnan(found.accuracy)
+
+
+@pytest.mark.parametrize("classes", [3, 200])  # lanes across the rows, and along them
+@pytest.mark.parametrize("module", [xentfast, xentfast.reference])
+def test_a_row_of_weight_0_counts_nothing_whatever_it_holds(module: Any, classes: int) -> None:
+    x = np.zeros((4, classes), np.float32)
+    x[0, 0], x[1, 2], x[2, 1] = -math.inf, math.inf, math.nan
+    y, weight = [0, 0, 0, 1], [0, 0, 0, 2]
+    found, rows = module.evaluate(x, y, sample_weight=weight, per_row=("loss", "rank"))
+    alone = module.evaluate(x[3:], y[3:], sample_weight=2)
+    assert found.count == 1
+    assert found.invalid == 0
+    for name in "weight", "loss", "accuracy", "entropy", "brier", "confidence", "calibration_error":
+        assert getattr(found, name) == getattr(alone, name)
+    np.testing.assert_array_equal(rows["loss"], module.evaluate(x, y, per_row=("loss",))[1]["loss"])
+    assert rows["loss"][0] == math.inf
+    np.testing.assert_array_equal(rows["rank"][1:3], [classes, classes])
+    if module is xentfast:
+        assert found.loss_quantile(1) == alone.loss_quantile(1)
+        assert found == alone
 
 
 def test_logits_near_the_largest() -> None:

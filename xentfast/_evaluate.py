@@ -70,7 +70,7 @@ class Evaluation:
     ties : {"lowest", "highest", "any"}
         Which of equal logits comes first: see `evaluate`.
     count : int
-        Rows, without those ignored.
+        Rows, without those ignored and those of weight 0.
     """
 
     ties: Ties
@@ -451,7 +451,8 @@ def evaluate(
     ignore_index : int, optional
         A label whose rows do not count, whatever they hold.
     sample_weight : array_like, optional
-        A finite weight >= 0 for each row, of the labels' shape, or a scalar.
+        A finite weight >= 0 for each row, of the labels' shape, or a scalar. A row of weight 0 does
+        not count, whatever it holds; arrays of `per_row` have its numbers.
     bins : int
         Bins of the reliability histogram, in [1, 1000].
     per_row : sequence of str

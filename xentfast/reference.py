@@ -850,7 +850,9 @@ def evaluate(
     rank = np.where(valid, _ranks(x, y, ties), classes)
 
     a = np.asarray(1 if sample_weight is None else sample_weight, x.dtype)
-    a = np.broadcast_to(a, y.shape)[counts]
+    labelled, a = counts, np.broadcast_to(a, y.shape)
+    counts = labelled & (a > 0)
+    a = a[counts]
     n, total = len(a), a.sum()
 
     def mean(values: Array) -> Value:
@@ -888,8 +890,8 @@ def evaluate(
         invalid=n - int(valid[counts].sum()),
     )
     arrays = {
-        "loss": np.where(counts, loss, 0),
-        "rank": np.where(counts, rank, -1),
+        "loss": np.where(labelled, loss, 0),
+        "rank": np.where(labelled, rank, -1),
         "entropy": entropies,
         "confidence": confidence,
         "lse": lse,

@@ -59,9 +59,9 @@ cdef inline void add_to_bins(Evaluate *job, const xf_panel *p, const xf_scores *
             xf_exact_add(by_bin + bins + bin, weight[i])
 
 
-cdef inline void add_panel(Evaluate *job, const xf_panel *p, xf_scores *s, double *weight,
+cdef inline void add_panel(Evaluate *job, xf_panel *p, xf_scores *s, double *weight,
                            bint some, const Part *part) noexcept nogil:
-    """Adds the rows of a panel that have a label, and clears the scores of the others.
+    """Adds the rows of a panel that have a label and a weight, and clears what it knows of others.
 
     Sums: ROW_SUMS, confidence of the bins, and if weighted the weights of the hits, of the bins and
     of what is correct in them; numbers: hits, bins, correct in them, histogram of the losses. A hit
@@ -73,8 +73,9 @@ cdef inline void add_panel(Evaluate *job, const xf_panel *p, xf_scores *s, doubl
     scores[1] = s.entropy
     scores[2] = s.brier
     scores[3] = s.reciprocal
-    for i in range(XF_PANEL if some else 0):
-        if p.label[i] < 0:
+    for i in range(XF_PANEL if some or job.weights.data else 0):
+        if p.label[i] < 0 or weight[i] == 0:
+            p.label[i] = -1
             weight[i] = 0
             for k in range(4):
                 scores[k][i] = 0
