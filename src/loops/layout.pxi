@@ -16,7 +16,7 @@ cdef enum:
     THREAD_ELEMENTS = 1 << 16   # at least so many for each
     STREAM_BYTES = 1 << 24      # more does not stay in the caches: it is written past them
     LINE = 64                   # bytes of a cache line, and of a class of a panel
-    TOGETHER_BYTES = 1 << 20    # of panels treated together: a part of a second-level cache
+    TOGETHER_BYTES = 3 << 18    # of panels treated together: a part of a second-level cache
 
 # How an element that is not of the compute type is read. The codes are _checks.KINDS.
 cdef enum kind:
@@ -156,7 +156,7 @@ cdef inline Panels cut(const xf_kernels *k, const Shape *shape, const Strided *x
     c.together = 1
     c.lines = out if out.data and out.stride[inner] == item else x
     if x.stride[inner] == item != x.step and shape.size[inner] >= XF_PANEL:
-        least = 4 * LINE // (c.most * item)
+        least = 2 * LINE // (c.most * item)
         c.together = <int> min(XF_TOGETHER, max(least, TOGETHER_BYTES // c.band))
     c.scratch = sizeof(Scratch) + c.together * c.band
     return c
