@@ -342,7 +342,7 @@ MERGED = np.zeros((3, 4))
         (ValueError, "labels must have shape (4,) or (4, 3), got (2,)", {"labels": Y[:2]}),
         (ValueError, "axis must be in [-2, 2), got 2", {"axis": 2}),
         (TypeError, "first_class must be an int, got float", {"first_class": 1.0}),
-        (ValueError, f"first_class must be in [0, {2**62}], got -1", {"first_class": -1}),
+        (ValueError, "first_class must be in [0, 2**62], got -1", {"first_class": -1}),
     ],
 )  # fmt: skip
 def test_bad_parts(error: type[Exception], message: str, arguments: dict[str, Any]) -> None:
@@ -361,7 +361,7 @@ def test_bad_parts(error: type[Exception], message: str, arguments: dict[str, An
         (ValueError, "labels must be >= 0, got -1 at row 2", {"labels": [0, 3, -1, 0]}),
         (ValueError, f"labels must be >= 0, got {2**63} at row 0",
          {"labels": np.full(4, 2**63, np.uint64)}),
-        (ValueError, f"classes must be in [5, {2**63}], got 4", {"first_class": 2, "classes": 4}),
+        (ValueError, "classes must be in [5, 2**63], got 4", {"first_class": 2, "classes": 4}),
         (TypeError, "classes must be an int, got str", {"classes": "3"}),
         (TypeError, "ignore_index must be an int, got float", {"ignore_index": 0.5}),
     ],

@@ -156,10 +156,7 @@ def rows_of_classes(name: str, a: object, axis: int) -> tuple[Array, int]:
     n = x.ndim
     if not 1 <= n <= MOST_AXES:
         raise ValueError(f"{name} must have 1 to {MOST_AXES} dimensions, got {n}")
-    try:
-        at = operator.index(axis)
-    except TypeError:
-        raise TypeError(f"axis must be an int, got {type(axis).__name__}") from None
+    at = integer("axis", axis)
     if not -n <= at < n:
         raise ValueError(f"axis must be in [{-n}, {n}), got {at}")
     at %= n
@@ -300,13 +297,22 @@ def fail_first(name: str, rule: str, a: Array, bad: Any) -> None:
     raise ValueError(f"{name} must {rule}, got {got}{where}")
 
 
+def _beyond(y: Array, classes: int, ignore_index: int | None) -> Any:
+    bad = (y < 0) | (y > classes - 1)
+    return bad if ignore_index is None else bad & (y != ignore_index)
+
+
+def within(y: Array, classes: int, ignore_index: int | None, origin: tuple[int, ...] = ()) -> None:
+    """Refuse index labels that are out of range and not ignored."""
+    if _beyond(y, classes, ignore_index).any():
+        fail_label(y, classes, ignore_index, origin)
+
+
 def fail_label(
     y: Array, classes: int, ignore_index: int | None, origin: tuple[int, ...] = ()
 ) -> None:
     """Raise for the first index label out of range; `origin` as of `fail_weight`."""
-    bad = (y < 0) | (y > classes - 1)
-    if ignore_index is not None:
-        bad &= y != ignore_index
+    bad = _beyond(y, classes, ignore_index)
     got, where = _first("labels", y, bad, " at row ", origin)
     rule = f"in [0, {classes})" if classes < 2**63 else ">= 0"
     raise ValueError(f"labels must be {rule}, got {got}{where}")
@@ -320,6 +326,14 @@ def fail_binary_label(t: Array) -> None:
     values = t.astype(np.float64)  # comparing a nan of bfloat16 warns
     got, where = _first("labels", t, ~((values >= 0) & (values <= 1)), " at ")
     raise ValueError(f"labels must be {rule}, got {got}{where}")
+
+
+def integer(name: str, value: Any) -> int:
+    """Return an int, or what stands for one."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}") from None
 
 
 def _float(name: str, value: Any) -> float:
@@ -348,10 +362,7 @@ def ignored(value: object, y: Array, dense: bool) -> int | None:
         return None
     if dense:
         raise ValueError(f"ignore_index must be None for dense labels, got {value}")
-    try:
-        v = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"ignore_index must be an int, got {type(value).__name__}") from None
+    v = integer("ignore_index", value)
     info = np.iinfo(y.dtype)
     return v if info.min <= v <= info.max else None
 

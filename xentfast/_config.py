@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-import operator
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from xentfast import _kernels
+from xentfast import _checks, _kernels
 
 
 def set_num_threads(n: int) -> None:
@@ -68,10 +67,7 @@ def num_threads(n: int) -> Iterator[None]:
 
 
 def _count(n: int) -> int:
-    try:
-        count = operator.index(n)
-    except TypeError:
-        raise TypeError(f"n must be an int, got {type(n).__name__}") from None
+    count = _checks.integer("n", n)
     if not 1 <= count <= 1024:
         raise ValueError(f"n must be in [1, 1024], got {n}")
     return count

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -398,10 +397,7 @@ def _same_dtype(name: str, a: Array, x: Array) -> None:
 
 
 def _bytes(value: Any) -> int:
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise TypeError(f"chunk_bytes must be an int, got {type(value).__name__}") from None
+    count = _checks.integer("chunk_bytes", value)
     if count < 1:
         raise ValueError(f"chunk_bytes must be positive, got {value}")
     return count
@@ -471,13 +467,9 @@ def evaluate(
     counts_nothing = np.zeros(count, bool) if weights is None else weights == 0
     if not dense:
         y = y.copy()  # what is checked is what is used
-        bad = (y < 0) | (y > classes - 1)
+        _checks.within(y, classes, skip)
         if skip is not None:
-            ignored = y == skip
-            bad &= ~ignored
-            counts_nothing |= ignored.ravel()
-        if bad.any():
-            _checks.fail_label(y, classes, skip)
+            counts_nothing |= (y == skip).ravel()
         if by_class is not None and smoothing == zeta == 0:
             counts_nothing[~counts_nothing] = by_class[y.ravel()[~counts_nothing]] == 0
     if counts_nothing.any():

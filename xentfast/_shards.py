@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,8 +36,8 @@ def shard_statistics(
     Parameters
     ----------
     logits_part : array_like, floating, of 1 to 7 dimensions
-        Logits of the classes from `first_class` on along `axis`: float16, bfloat16 (of ml_dtypes),
-        float32 or float64; integers and lists are taken as float64.
+        Logits of the classes from `first_class` on along `axis`, of a dtype that `cross_entropy`
+        takes.
     labels : array_like, integer
         Class indices, counted over all shards, of the shape of `logits_part` without `axis`; the
         same for all workers.
@@ -72,12 +71,12 @@ def shard_statistics(
     loss of a confident row keeps its digits: see `cross_entropy`.
     """
     x, at, y, first = _part_of(logits_part, labels, first_class, axis)
-    least = first + x.shape[at]
-    last = 2**63 if classes is None else _index("classes", classes, least, 2**63)
+    all_classes = 2**63
+    if classes is not None:
+        all_classes = _index("classes", classes, first + x.shape[at], 63)
     skip = _checks.ignored(ignore_index, y, False)
+    _checks.within(y, all_classes, skip)
     ignored = np.zeros(y.shape, np.bool_) if skip is None else y == skip
-    if (((y < 0) | (y > last - 1)) & ~ignored).any():
-        _checks.fail_label(y, last, skip)
     numbers = np.empty((3, y.size))
     _KERNELS(x.dtype)(_checks.rows(x, at), _checks.kind(x), _places(y, first, x, at), numbers, None)
     numbers[:, ignored.ravel()] = _IGNORED
@@ -267,16 +266,13 @@ def _part_of(
     if dense:
         raise TypeError(f"labels must have an integer dtype, got {y.dtype}")
     # A copy: labels that another thread changes must not lead outside a row.
-    return x, at, y.copy(), _index("first_class", first_class, 0, 2**62)
+    return x, at, y.copy(), _index("first_class", first_class, 0, 62)
 
 
-def _index(name: str, value: object, low: int, high: int) -> int:
-    try:
-        v = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}") from None
-    if not low <= v <= high:
-        raise ValueError(f"{name} must be in [{low}, {high}], got {v}")
+def _index(name: str, value: object, low: int, bits: int) -> int:
+    v = _checks.integer(name, value)
+    if not low <= v <= 2**bits:
+        raise ValueError(f"{name} must be in [{low}, 2**{bits}], got {v}")
     return v
 
 

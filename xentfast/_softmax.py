@@ -54,11 +54,8 @@ def softmax(x: npt.ArrayLike, *, axis: int = -1, out: Array | None = None) -> Ar
 
     Parameters
     ----------
-    x : array_like, floating, of 1 to 7 dimensions
-        Logits along `axis`: float16, bfloat16 (of ml_dtypes), float32 or float64; integers and
-        lists are taken as float64.
-    axis : int
-        The class axis.
+    x, axis
+        As of `logsumexp`.
     out : ndarray, optional
         Where the result goes, of the shape and dtype of `x`. It may be `x` itself.
 
@@ -80,13 +77,8 @@ def log_softmax(x: npt.ArrayLike, *, axis: int = -1, out: Array | None = None) -
 
     Parameters
     ----------
-    x : array_like, floating, of 1 to 7 dimensions
-        Logits along `axis`: float16, bfloat16 (of ml_dtypes), float32 or float64; integers and
-        lists are taken as float64.
-    axis : int
-        The class axis.
-    out : ndarray, optional
-        Where the result goes, of the shape and dtype of `x`. It may be `x` itself.
+    x, axis, out
+        As of `softmax`.
 
     Returns
     -------

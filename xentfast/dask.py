@@ -258,7 +258,7 @@ def cross_entropy_value_and_grad(
 class _Rows:
     """A Dask array of rows of classes, and others cut like it."""
 
-    def __init__(self, name: str, a: Any, axis: int, **others: Any) -> None:
+    def __init__(self, name: str, a: Any, axis: int) -> None:
         if not isinstance(a, da.Array):
             raise TypeError(f"{name} must be a Dask array, got {type(a).__name__}")
         if not 2 <= a.ndim <= _checks.MOST_AXES:
