@@ -207,7 +207,8 @@ def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_alone_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 0
     out = capsys.readouterr().out
-    for what in ("info", "bench", "--peers", "xentfast.dropin", "cross_entropy", "XENTFAST_ISA"):
+    modules = "xentfast.dask", "xentfast.dropin", "xentfast.reference"
+    for what in (*modules, "info", "bench", "--peers", "cross_entropy", "XENTFAST_ISA"):
         assert what in out
 
 

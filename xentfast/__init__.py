@@ -2,11 +2,14 @@
 
 The losses, each with `_grad` and `_value_and_grad`: `cross_entropy` (class indices or
 distributions) and `binary_cross_entropy`; and `linear_cross_entropy`, with `_value_and_grad`, of
-the logits that a linear layer would make. Beside them `entropy`, `kl_divergence`, `js_divergence`,
-`topk_kl_divergence`, `is_distribution`, `logsumexp`, `softmax` and `log_softmax`; `evaluate`,
-everything that is reported of a model in one pass, and `compare`, how two models differ. For
-classes that are spread over workers `shard_statistics`, `merge_shards`, `shard_loss` and
-`shard_grad`. `xentfast.reference` has the same functions in plain NumPy.
+the logits that a linear layer would make. Beside them `entropy`, `is_distribution`, `logsumexp`,
+`softmax` and `log_softmax`; `kl_divergence`, `js_divergence` and `topk_kl_divergence`, each with
+`_value_and_grad`; `evaluate`, everything that is reported of a model in one pass, and `compare`,
+how two models differ. For classes that are spread over workers `shard_statistics`, `merge_shards`,
+`shard_loss` and `shard_grad`.
+
+`xentfast.dropin` has the losses of other libraries under their names, `xentfast.dask` takes Dask
+arrays, and `xentfast.reference` has the same functions in plain NumPy.
 """
 
 from contextlib import suppress

@@ -42,6 +42,7 @@ In Python:
                       softmax, log_softmax, logsumexp
   xentfast.dropin     the losses of other libraries under their own names: keras, scipy,
                       sklearn, torch
+  xentfast.dask       evaluate, compare and cross_entropy_value_and_grad of Dask arrays
   xentfast.reference  the same functions in plain NumPy, to be read
   help(xentfast)      says more, and so does help() of each"""
 

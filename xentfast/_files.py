@@ -455,7 +455,8 @@ def _safetensors(text: str, path: pathlib.Path, member: str, dtype: np.dtype[Any
 def _raw(text: str, path: pathlib.Path, dtype: np.dtype[Any] | None, shape: Shape | None) -> Source:
     if dtype is None or shape is None:
         raise _WrongError(
-            "is no .npy, .npz, .safetensors or Zarr, so its dtype and shape must be given"
+            "is no .npy, .npz, .safetensors or Zarr, so --dtype and --shape, or for labels "
+            "--labels-dtype, must be given"
         )
     size = path.stat().st_size
     if -1 in shape:
@@ -472,7 +473,10 @@ def _zarr(text: str, path: pathlib.Path, member: str, dtype: np.dtype[Any] | Non
         import zarr
     except ImportError:
         raise _WrongError("needs zarr: pip install xentfast[zarr]") from None
-    node: Any = zarr.open(path, mode="r", path=member or None)
+    try:
+        node: Any = zarr.open(path, mode="r", path=member or None)
+    except FileNotFoundError:
+        raise _WrongError("must be a file or a Zarr array, got neither") from None
     if not hasattr(node, "chunks"):
         names = sorted(name for name, _ in node.arrays())
         raise _WrongError(f"must be followed by :ARRAY, one of {', '.join(names) or 'none'}")

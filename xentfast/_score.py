@@ -96,6 +96,15 @@ def _top_k(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"must be numbers like 1,5, got {text}") from None
 
 
+def _columns(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in _evaluate._PER_ROW:
+            listed = ", ".join(_evaluate._PER_ROW)
+            raise argparse.ArgumentTypeError(f"must name some of {listed}, got {name}")
+    return names
+
+
 def _rows_path(text: str) -> pathlib.Path:
     path = pathlib.Path(text)
     if path.suffix != ".npy":
@@ -119,7 +128,7 @@ def add_commands(commands: Any, picture_path: Callable[[str], pathlib.Path]) -> 
         help="The class that comes first among equal logits; any: the label.")  # fmt: skip
     add("--bins", type=int, default=15, metavar="N", help="Bins of the calibration: 15.")
     add("--per-row", type=_rows_path, metavar="FILE.npy", help="Write numbers of each row.")
-    add("--columns", metavar="NAME,...",
+    add("--columns", type=_columns, metavar="NAME,...",
         help=f"Which of {', '.join(_evaluate._PER_ROW)}. Without it loss,rank.")  # fmt: skip
     _common(score, picture_path)
     about = "Compare the logits of two models on the same rows, in one read of both."
@@ -144,7 +153,8 @@ def _common(parser: argparse.ArgumentParser, picture_path: Callable[[str], pathl
     add("--axis", type=int, default=-1, metavar="N", help="The class axis: -1, the last.")
     add("--ignore-index", type=int, metavar="N", help="A label whose rows do not count.")
     add("--dtype", type=_dtype, metavar="D", help="What the numbers are, where no file says it.")
-    add("--shape", type=_shape, metavar="N,K", help="Their shape; a -1 is as many as there are.")
+    add("--shape", type=_shape, metavar="N,K",
+        help="Their shape; -1, as in --shape=-1,K, is as many as there are.")  # fmt: skip
     add("--labels-dtype", type=_dtype, metavar="D", help="As --dtype, for LABELS.")
     add("--threads", type=int, metavar="N", help="Use N threads; without it, as `info` says.")
     add("--progress", action=argparse.BooleanOptionalAction, default=None,
@@ -205,12 +215,9 @@ def _origin(at: At) -> tuple[int, ...]:
     return tuple(s.start for s in at)
 
 
-def _fail_label(y: Array, classes: int, ignore_index: int | None, at: At) -> None:
-    """Raise for a label out of range, with its row in the file, where there is one."""
-    skip = _checks.ignored(ignore_index, y, False)
-    bad = (y < 0) | (y > classes - 1)
-    if (bad if skip is None else bad & (y != skip)).any():
-        _checks.fail_label(y, classes, skip, _origin(at))
+def _check_labels(y: Array, classes: int, ignore_index: int | None, at: At) -> None:
+    """Refuse a label out of range with its row in the file."""
+    _checks.within(y, classes, _checks.ignored(ignore_index, y, False), _origin(at))
 
 
 def _described(name: str, source: Source) -> tuple[str, str]:
@@ -228,14 +235,15 @@ def _score(options: argparse.Namespace, stack: ExitStack) -> Job:
     weights = options.sample_weight and _files.open_array(options.sample_weight, stack, None, lead)
     names: tuple[str, ...] = ()
     if options.per_row:
-        columns = options.columns or "loss,rank"
-        names = _evaluate._per_row_of(columns.split(","), not options.probabilities)
+        names = options.columns or ("loss", "rank")
+        if "lse" in names and options.probabilities:
+            raise ValueError("--columns must not name lse with --probabilities, got lse")
         floats = _checks.computed(_taken_as(logits.dtype))
         kept = np.dtype([(n, "i8" if n in ("rank", "predicted") else floats) for n in names])
         beside = stack.enter_context(_files.replacing(options.per_row))
         file = stack.enter_context(closing(_files.Written(beside, lead, kept)))
     elif options.columns:
-        raise ValueError(f"--columns must come with --per-row, got {options.columns}")
+        raise ValueError(f"--columns must come with --per-row, got {','.join(options.columns)}")
 
     def evaluated(at: At) -> Evaluation:
         here = _without(at, axis)
@@ -255,7 +263,7 @@ def _score(options: argparse.Namespace, stack: ExitStack) -> Job:
                 per_row=names,
             )
         except ValueError:
-            _fail_label(y, classes, options.ignore_index, here)
+            _check_labels(y, classes, options.ignore_index, here)
             if w is not None:
                 _checks.bounded("sample_weight", w, np.float64, _origin(here))
             raise
@@ -289,7 +297,7 @@ def _compare(options: argparse.Namespace, stack: ExitStack) -> Job:
             return compare(a, b, y, axis=axis, ignore_index=options.ignore_index)
         except ValueError:
             if y is not None:
-                _fail_label(y, classes, options.ignore_index, _without(at, axis))
+                _check_labels(y, classes, options.ignore_index, _without(at, axis))
             raise
 
     title = [_described("base", base), _described("other", other)]
