@@ -1,6 +1,6 @@
 """Check that no instruction above x86-64's baseline is outside the code of a higher set.
 
-    python .ci/instructions.py UNSTRIPPED STRIPPED
+    python .ci/strays.py UNSTRIPPED STRIPPED
 
 Two builds of the extension module, with symbols and as shipped, must hold the same code. Every set
 has its row primitives in objects of their own, whose table xf_<isa>_<type> points at functions of
