@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Callable
@@ -499,7 +501,7 @@ def test_groups_of_zarr(tmp_path: Path, run: Run) -> None:
 def test_without_zarr(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.zarr").mkdir()
     monkeypatch.setitem(sys.modules, "zarr", None)
-    message = r".*x\.zarr needs zarr: pip install xentfast\[zarr\]"
+    message = r".*x\.zarr needs zarr: pip install 'xentfast\[zarr\]'"
     wrong(run, message, "score", tmp_path / "x.zarr", tmp_path / "y.npy")
 
 
@@ -687,6 +689,33 @@ def test_interrupted_before_anything_was_read(
     monkeypatch.setattr(_files, "open_array", stopped)
     found = run("score", tmp_path / "x.npy", tmp_path / "y.npy")
     assert (found.status, found.out, found.err) == (130, "", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signal goes to one thread there")
+def test_interrupted_it_waits_for_what_was_begun(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = stored("float32")
+    where = npy(tmp_path, "x", x), npy(tmp_path, "y", labels_of(x))
+    evaluate, blocks = _score.evaluate, itertools.count(1)
+
+    def begun(*args: Any, **options: Any) -> Any:
+        if next(blocks) == 3:
+            signal.pthread_kill(main, signal.SIGINT)
+            time.sleep(0.5)  # for a caller that does not wait to go on
+        return evaluate(*args, **options)
+
+    monkeypatch.setattr(_score, "evaluate", begun)
+    main = threading.main_thread().ident
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        found = run("score", *where, "--json", "--threads", 1)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    n = 3 * (700 // 4 // 13)
+    assert found.status == 130
+    assert Evaluation.from_dict(json.loads(found.out)).count == n
+    assert found.err == f"interrupted: {n} of 57 rows were read\n"
 
 
 def heed_ctrl_c() -> None:

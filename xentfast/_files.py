@@ -472,7 +472,7 @@ def _zarr(text: str, path: pathlib.Path, member: str, dtype: np.dtype[Any] | Non
     try:
         import zarr
     except ImportError:
-        raise _WrongError("needs zarr: pip install xentfast[zarr]") from None
+        raise _WrongError("needs zarr: pip install 'xentfast[zarr]'") from None
     try:
         node: Any = zarr.open(path, mode="r", path=member or None)
     except FileNotFoundError:

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from typing import Any, NamedTuple, TypeAlias
 
@@ -439,18 +440,15 @@ class _Reading:
         Where any block can be read at any time, each thread takes blocks of its own, and one unmaps
         its last while the others go on. Else they are read in turn.
         """
-        threads = [threading.Thread(target=self._work) for _ in range(self._workers)]
-        for thread in threads:
-            thread.start()
-        try:
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(0.1)
+        # Not by joins: one that Ctrl-C interrupts takes its thread for ended before Python 3.13.
+        with ThreadPoolExecutor(self._workers) as pool:  # what was begun is a part of the result
+            try:
+                work = [pool.submit(self._work) for _ in range(self._workers)]
+                while wait(work, timeout=0.1).not_done:
                     show(self.bytes)
-        finally:
-            self._stopped = True
-            for thread in threads:  # what they have begun is a part of the result
-                thread.join()
+                show(self.bytes)
+            finally:
+                self._stopped = True
         if self._errors:  # the blocks before the first of them were read
             raise min(self._errors, key=operator.itemgetter(0))[1]
 
