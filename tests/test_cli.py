@@ -107,7 +107,7 @@ def test_bench_refuses_a_wrong_result(
 @pytest.fixture
 def two_peers(monkeypatch: pytest.MonkeyPatch, few_elements: None) -> None:
     """The peers that the tests install, and one of them wrong where it has a softmax."""
-    monkeypatch.setattr(_bench, "PEERS", {"scipy": "scipy", "scikit-learn": "scikit-learn"})
+    monkeypatch.setattr(_bench, "PEERS", ("scipy", "scikit-learn"))
     scipy = _peers.PEERS["scipy"]
 
     def wrong(problem: _peers.Problem) -> _peers.Call:
@@ -195,7 +195,7 @@ def test_a_peer_that_is_not_installed_is_not_offered(monkeypatch: pytest.MonkeyP
     problem = _peers.Problem("softmax", (np.ones((2, 3)),))
     with pytest.raises(_peers.NotOffered, match=r"no scipy\.special"):
         _peers.PEERS["scipy"](problem)
-    monkeypatch.setattr(_bench, "PEERS", {"scipy": "no-such-package-here"})
+    monkeypatch.setattr(_bench, "PEERS", ("no-such-package-here",))
     assert _bench.installed_peers() == {}
 
 

@@ -542,7 +542,7 @@ def test_plot() -> None:
 
 def test_plot_needs_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"plot needs matplotlib: pip install xentfast\[plot\]"):
+    with pytest.raises(ImportError, match=r"plot needs matplotlib: pip install 'xentfast\[plot\]'"):
         evaluate(*rows_of(10)).plot()
 
 

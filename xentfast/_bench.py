@@ -65,14 +65,8 @@ class Timing:
 
 
 OURS, NUMPY, REFERENCE = "xentfast", "NumPy", "reference"
-# Peers that are timed on demand, each with its package.
-PEERS = {
-    "torch": "torch",
-    "jax": "jax",
-    "scipy": "scipy",
-    "scikit-learn": "scikit-learn",
-    "numba": "numba",
-}
+# Peers that are timed on demand, by the names of their packages.
+PEERS = ("torch", "jax", "scipy", "scikit-learn", "numba")
 
 # Few classes go through the panels of rows, many through whole rows; 32,768 is a small vocabulary.
 CASES = (
@@ -192,9 +186,9 @@ def seconds_of(call: Callable[[], object]) -> float:
 def installed_peers() -> dict[str, str]:
     """Return the peers that are installed, with their versions."""
     versions = {}
-    for name, package in PEERS.items():
+    for name in PEERS:
         try:
-            versions[name] = importlib.metadata.version(package)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions

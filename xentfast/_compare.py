@@ -232,7 +232,7 @@ class Comparison:
         Returns
         -------
         matplotlib.figure.Figure
-            Of two axes, not shown. It needs matplotlib: ``pip install xentfast[plot]``.
+            Of two axes, not shown. It needs matplotlib: ``pip install 'xentfast[plot]'``.
         """
         from xentfast import _plot
 

@@ -24,7 +24,7 @@ def _figure() -> tuple[Figure, Axes, Axes]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ImportError("plot needs matplotlib: pip install xentfast[plot]") from None
+        raise ImportError("plot needs matplotlib: pip install 'xentfast[plot]'") from None
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes in left, right:

@@ -1,8 +1,8 @@
 """`evaluate`, `compare` and `cross_entropy_value_and_grad` of Dask arrays, lazily.
 
 The arguments are those of `xentfast`, and what comes back is Dask's, to be computed by whichever of
-its schedulers. Each block of rows is a task, which takes one thread. It needs Dask: ``pip install
-xentfast[dask]``.
+its schedulers. Each block of rows is a task, which takes one thread. It needs Dask:
+``pip install 'xentfast[dask]'``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ try:
     from dask.delayed import Delayed
     from dask.highlevelgraph import HighLevelGraph
 except ImportError:
-    raise ImportError("xentfast.dask needs dask: pip install xentfast[dask]") from None
+    raise ImportError("xentfast.dask needs dask: pip install 'xentfast[dask]'") from None
 
 import xentfast
 from xentfast import _checks

@@ -348,4 +348,4 @@ def test_without_dask() -> None:
         "import sys\nsys.modules['dask'] = None\n"
         "try:\n    import xentfast.dask\nexcept ImportError as error:\n    print(error)"
     )
-    assert run(script) == "xentfast.dask needs dask: pip install xentfast[dask]"
+    assert run(script) == "xentfast.dask needs dask: pip install 'xentfast[dask]'"
