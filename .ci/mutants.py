@@ -59,6 +59,7 @@ LAYOUT, CROSS, BINARY = (
 CHECKS, POOL, HALF = "xentfast/_checks.py", "src/pool.c", "src/simd/half.h"
 LOG_LOSS, SIGMOID = "src/rows/log_loss.h", "src/rows/sigmoid.h"
 STATISTICS, SOFTMAX = "src/rows/statistics.h", "src/rows/softmax.h"
+BANDS = "src/rows/bands.h"
 EVALUATE, PAIRS = "src/rows/evaluate.h", "src/rows/pairs.h"
 HESSIAN, ELEMENTWISE = "src/rows/hessian.h", "src/rows/elementwise.h"
 EXP_ROW, DIVERGENCE = "src/simd/exp_row.h", "src/rows/divergence.h"
@@ -131,6 +132,62 @@ MUTANTS = (
         "    CHUNK_ELEMENTS = 16384",
         "another order of the sum of the rows",
         "bits",
+    ),
+    # --- panels that are treated together ---------------------------------------------------------
+    Mutant(
+        BANDS,
+        "*most = v_max(high[1], high[0]);",
+        "*most = high[0];",
+        "the maximum of every other class",
+    ),
+    Mutant(
+        BANDS,
+        "*least = v_min(low[1], low[0]);",
+        "*least = low[0];",
+        "the minimum of every other class",
+    ),
+    Mutant(
+        BANDS,
+        "return classes - j0 < SEGMENT ? classes - j0 : SEGMENT;",
+        "return classes < SEGMENT ? classes : SEGMENT;",
+        "the last segment is as long as the others",
+    ),
+    Mutant(
+        BANDS,
+        "from[k] = x[k].row[0] + j0 * step;",
+        "from[k] = x[k].row[0];",
+        "the first classes are read again and again",
+    ),
+    Mutant(
+        BANDS,
+        "to[k] = (real *)p[k].band + at * LANES;",
+        "to[k] = (real *)p[k].band;",
+        "the parts of a segment are read over each other",
+    ),
+    Mutant(
+        BANDS,
+        "most[k] = v_set1(-INFINITY);",
+        "most[k] = v_zero();",
+        "no maximum is below 0",
+    ),
+    Mutant(
+        BANDS,
+        "tile_range((real *)p[k].band + j * LANES, length,",
+        "tile_range((real *)p[k].band, length,",
+        "the range of a segment is that of its first part",
+    ),
+    Mutant(
+        BANDS,
+        "rows[k] * size_of(type) == 64 &&",
+        "rows[k] == LANES &&",
+        "numbers of 16 bits go past the caches as they are computed",
+        "half",
+    ),
+    Mutant(
+        BANDS,
+        "write_class(line, type, rows[k], a);",
+        "write_class(line, type, LANES, a);",
+        "what lies behind the last row is written",
     ),
     # --- cross-entropy ----------------------------------------------------------------------------
     Mutant(

@@ -28,7 +28,7 @@ from cases import (
     rows_by_place_of_the_maximum,
 )
 from compare import FEW_WAYS, assert_all_same_bits, assert_same_bits, outputs, read
-from layouts import Layout
+from layouts import LAYOUTS, Layout
 from xentfast import _kernels
 
 needs_two_fused_isas = pytest.mark.skipif(
@@ -176,6 +176,39 @@ def test_layouts_agree(case: Case, isa: str, layout: Layout) -> None:
             found = outputs(xentfast, case, layout.arrange(inputs), FEW_WAYS)
             restored = {name: layout.restore(r, shape.pair) for name, r in found.items()}
             assert_all_same_bits(restored, expected, f"{layout.name}, {dtype}, {shape}")
+
+
+# Rows side by side are cut into panels, a line of each, that are read and written together.
+TOGETHER = (
+    Shape(70, 300, "panels and a part, read a part of a segment at a time"),
+    Shape(37, 4100, "panels and a part, more than a segment"),
+)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", [case for case in ALL_CASES if not case.elementwise], ids=str)
+def test_panels_together_agree_with_rows(case: Case, dtype: str, isa: str) -> None:
+    (side_by_side,) = (layout for layout in LAYOUTS if layout.name == "F")
+    for shape in TOGETHER:
+        inputs = case.inputs(dtype, shape.pair)
+        if case.logits:  # all of them below 0: a maximum begins with the first
+            (x, *others), kwargs = inputs
+            inputs = (x - np.array(100, dtype), *others), kwargs
+        expected = outputs(xentfast, case, inputs, FEW_WAYS)
+        found = outputs(xentfast, case, side_by_side.arrange(inputs), FEW_WAYS)
+        assert_all_same_bits(found, expected, f"{shape}")
+
+
+@pytest.mark.parametrize("rows", [70, 69_000], ids=["through the caches", "past them"])
+@pytest.mark.parametrize("dtype", [*DTYPES, "float16"])
+def test_panels_are_written_and_nothing_behind_them(dtype: str, rows: int, isa: str) -> None:
+    x = (np.arange(rows * 33) % 97 / 8).reshape(rows, 33).astype(dtype)
+    for apart in rows + 2, rows // 64 * 64 + 64:  # lines that begin anywhere, and at whole ones
+        large = np.full((apart, 33), 7, dtype, order="F")
+        out = large[:rows]
+        xentfast.softmax(np.asfortranarray(x), out=out)
+        assert_same_bits(out, xentfast.softmax(x), f"{apart} rows from class to class")
+        assert (large[rows:] == 7).all()
 
 
 @dataclass
