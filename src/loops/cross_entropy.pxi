@@ -129,31 +129,27 @@ cdef void cross_entropy_task(void *context, ptrdiff_t task, void *memory) noexce
     cdef const char *place[XF_PANEL]
     cdef double counts[XF_PANEL]
     cdef ChunkSums losses, weights
-    cdef ptrdiff_t row = task * job.task, end = row + job.task, chunk = row // job.chunk
-    cdef ptrdiff_t first
+    cdef ptrdiff_t row = task * job.task, end = min(row + job.task, job.rows)
+    cdef ptrdiff_t chunk = row // job.chunk, first
     cdef int plain[XF_TOGETHER]  # the rows of a panel that only their labels tell apart, else 0
     cdef bint stream = streams(job.rows, job.classes, &job.x, &job.gradient), alike
     cdef int i, k, n
     begin_chunk(&losses, job.loss_sums + chunk, row, job.chunk)
     begin_chunk(&weights, job.weight_sums + chunk, row, job.chunk)
-    if end > job.rows:
-        end = job.rows
     target.dense = dense if job.dense else NULL
     target.class_weight = job.class_weight.data
     target.scale = 1 - job.label_smoothing
     target.offset = job.label_smoothing / job.classes
+    set_panels(&job.panels, &job.x, &job.gradient, stream, x, out)
     for k in range(job.panels.together):
-        x[k].step, out[k].step = job.x.step, job.gradient.step
-        x[k].type = out[k].type = type_of(job.x.kind)
         dense[k].step, dense[k].type = job.labels.step, type_of(job.labels.kind)
-        out[k].stream = stream
         p[k].z_loss = job.z_loss
         p[k].gradient_scale = job.gradient_scale
         plain[k] = 0
     while row < end:
         first = row
         n = 0
-        while n < job.panels.together and row < end:
+        while n < job.panels.together and row < end:  # next_panels, written out for short rows
             p[n].rows = next_rows(&job.panels, &job.shape, row, end)
             if p[n].rows != plain[n]:
                 load_weights(job, p + n, row, counts)

@@ -164,24 +164,20 @@ cdef void evaluate_task(void *context, ptrdiff_t task, void *memory) noexcept no
     cdef double weight[XF_TOGETHER][XF_PANEL]
     cdef bint some[XF_TOGETHER]
     cdef Part part = take_part(&job.sums)
-    cdef ptrdiff_t row = task * job.task, end = row + job.task, first
+    cdef ptrdiff_t row = task * job.task, end = min(row + job.task, job.rows), first
+    cdef Strided nothing
     cdef int k, n
-    if end > job.rows:
-        end = job.rows
+    nothing.data = NULL
+    set_panels(&job.panels, &job.x, &nothing, False, x, NULL)
     for k in range(job.panels.together):
-        x[k].step = job.x.step
-        x[k].type = type_of(job.x.kind)
         scores[k].ties = job.ties
         scores[k].wants_predicted = job.predicted.data != NULL
     while row < end:
         first = row
-        n = 0
-        while n < job.panels.together and row < end:
-            p[n].rows = next_rows(&job.panels, &job.shape, row, end)
-            some[n] = load_row_labels(job, p + n, row, weight[n])
-            find_rows(&job.shape, &job.x, row, p[n].rows, x[n].row)
-            row += p[n].rows
-            n += 1
+        n = next_panels(&job.panels, &job.shape, &job.x, &nothing, row, end, p, x, NULL)
+        for k in range(n):
+            some[k] = load_row_labels(job, p + k, row, weight[k])
+            row += p[k].rows
         job.kernels.evaluate(x, p, job.from_logits, scores, n)
         for k in range(n):
             put_panel(job, p + k, first, scores + k, weight[k], some[k], &part)

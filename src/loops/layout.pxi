@@ -189,6 +189,34 @@ cdef inline xf_panel *take_panels(const Panels *c, void *memory, ptrdiff_t class
     return scratch.panel
 
 
+cdef inline void set_panels(const Panels *c, const Strided *x, const Strided *out, bint stream,
+                            xf_rows *source, xf_out *target) noexcept nogil:
+    """What is the same for all that is read and, where out has data, written."""
+    cdef int k
+    for k in range(c.together):
+        source[k].step = x.step
+        source[k].type = type_of(x.kind)
+        if out.data:
+            target[k].step = out.step
+            target[k].type = type_of(out.kind)
+            target[k].stream = stream
+
+
+cdef inline int next_panels(const Panels *c, const Shape *shape, const Strided *x,
+                            const Strided *out, ptrdiff_t row, ptrdiff_t end, xf_panel *p,
+                            xf_rows *source, xf_out *target) noexcept nogil:
+    """The panels to be treated together from a row on: how many, and where their rows are."""
+    cdef int n = 0
+    while n < c.together and row < end:
+        p[n].rows = next_rows(c, shape, row, end)
+        find_rows(shape, x, row, p[n].rows, source[n].row)
+        if out.data:
+            find_rows(shape, out, row, p[n].rows, <const char **> target[n].row)
+        row += p[n].rows
+        n += 1
+    return n
+
+
 ctypedef fused integer:
     int8_t
     int16_t

@@ -29,30 +29,21 @@ cdef void shard_task(void *context, ptrdiff_t task, void *memory) noexcept nogil
     cdef xf_shard numbers[XF_TOGETHER]
     cdef xf_rows x[XF_TOGETHER]
     cdef xf_out out[XF_TOGETHER]
-    cdef ptrdiff_t row = task * job.task, end = row + job.task, first
+    cdef ptrdiff_t row = task * job.task, end = min(row + job.task, job.rows), first
     cdef bint wants_gradient = job.out.data != NULL
     cdef bint stream = wants_gradient and streams(job.rows, job.classes, &job.x, &job.out)
     cdef int i, k, n
-    if end > job.rows:
-        end = job.rows
-    for k in range(job.panels.together):
-        x[k].step, out[k].step = job.x.step, job.out.step
-        x[k].type = out[k].type = type_of(job.x.kind)
-        out[k].stream = stream
+    set_panels(&job.panels, &job.x, &job.out, stream, x, out)
     while row < end:
         first = row
-        n = 0
-        while n < job.panels.together and row < end:
-            p[n].rows = next_rows(&job.panels, &job.shape, row, end)
+        n = next_panels(&job.panels, &job.shape, &job.x, &job.out, row, end, p, x, out)
+        for k in range(n):
             for i in range(XF_PANEL):
-                p[n].label[i] = job.labels[row + i] if i < p[n].rows else -1
-            find_rows(&job.shape, &job.x, row, p[n].rows, x[n].row)
+                p[k].label[i] = job.labels[row + i] if i < p[k].rows else -1
             if wants_gradient:
-                swap_numbers(job, row, p[n].rows, numbers[n].maximum, numbers[n].scale,
-                             numbers[n].own, False)
-                find_rows(&job.shape, &job.out, row, p[n].rows, <const char **> out[n].row)
-            row += p[n].rows
-            n += 1
+                swap_numbers(job, row, p[k].rows, numbers[k].maximum, numbers[k].scale,
+                             numbers[k].own, False)
+            row += p[k].rows
         if wants_gradient:
             job.kernels.shard_gradient(x, p, numbers, out, n)
             continue

@@ -17,30 +17,20 @@ cdef void softmax_task(void *context, ptrdiff_t task, void *memory) noexcept nog
     cdef xf_panel *p = take_panels(&job.panels, memory, job.classes, False)
     cdef xf_rows x[XF_TOGETHER]
     cdef xf_out out[XF_TOGETHER]
-    cdef ptrdiff_t row = task * job.task, end = row + job.task
+    cdef ptrdiff_t row = task * job.task, end = min(row + job.task, job.rows)
     cdef bint stream = job.what != LOGSUMEXP and streams(job.rows, job.classes, &job.x, &job.out)
     cdef int i, k, n
-    if end > job.rows:
-        end = job.rows
-    for k in range(job.panels.together):
-        x[k].step, out[k].step = job.x.step, job.out.step
-        x[k].type = out[k].type = type_of(job.x.kind)
-        out[k].stream = stream
+    set_panels(&job.panels, &job.x, &job.out, stream, x, out)
     while row < end:
-        n = 0
-        while n < job.panels.together and row < end:
-            p[n].rows = next_rows(&job.panels, &job.shape, row, end)
-            find_rows(&job.shape, &job.x, row, p[n].rows, x[n].row)
-            find_rows(&job.shape, &job.out, row, p[n].rows, <const char **> out[n].row)
-            row += p[n].rows
-            n += 1
+        n = next_panels(&job.panels, &job.shape, &job.x, &job.out, row, end, p, x, out)
         if job.what == LOGSUMEXP:
             job.kernels.logsumexp(x, p, NULL, n)
-            for k in range(n):
-                for i in range(p[k].rows):
-                    put_number(out[k].row[i], job.out.kind, p[k].lse[i])
         else:
             job.kernels.softmax(x, p, out, n, job.what == LOG_SOFTMAX)
+        for k in range(n):
+            for i in range(p[k].rows if job.what == LOGSUMEXP else 0):
+                put_number(out[k].row[i], job.out.kind, p[k].lse[i])
+            row += p[k].rows
 
 
 def softmax(const storage[:, :, :, :, :, :, :] x, int kind_, out, int what):
