@@ -574,8 +574,10 @@ def test_evaluations_that_do_not_add_up() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"labels": [0.0, 1.0]}, ValueError, r"labels must have shape \(2,\) \(class indices"),
-        ({"labels": np.eye(2)}, TypeError, "labels must have an integer dtype, got float64"),
+        ({"labels": [0.0, 1.0]}, TypeError, "got float64: use .astype\\(int\\) for class indices"),
+        ({"labels": np.eye(2)}, TypeError, "must have an integer dtype, got float64: use .argmax"),
+        ({"labels": ["a", "b"]}, TypeError, "labels must have an integer dtype, got <U1$"),
+        ({"labels": [0, 1, 1]}, ValueError, r"labels must have shape \(2,\), got \(3,\)"),
         ({"labels": [0, 2]}, ValueError, r"labels must be in \[0, 2\), got 2 at row 1"),
         ({"labels": [0, -1]}, ValueError, r"labels must be in \[0, 2\), got -1 at row 1"),
         ({"top_k": 5}, TypeError, "top_k must be a sequence of ints, got 5"),

@@ -338,8 +338,9 @@ MERGED = np.zeros((3, 4))
         (ValueError, "logits_part must have at least one class, got shape (4, 0), axis 1",
          {"logits_part": X[:, :0]}),
         (ValueError, "logits_part must have 1 to 7 dimensions, got 0", {"logits_part": 1.0}),
-        (TypeError, "labels must have an integer dtype, got float64", {"labels": X}),
-        (ValueError, "labels must have shape (4,) or (4, 3), got (2,)", {"labels": Y[:2]}),
+        (TypeError, "labels must have an integer dtype, got float64: use .argmax() along the "
+         "classes for the largest of each distribution", {"labels": X}),
+        (ValueError, "labels must have shape (4,), got (2,)", {"labels": Y[:2]}),
         (ValueError, "axis must be in [-2, 2), got 2", {"axis": 2}),
         (TypeError, "first_class must be an int, got float", {"first_class": 1.0}),
         (ValueError, "first_class must be in [0, 2**62], got -1", {"first_class": -1}),

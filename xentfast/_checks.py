@@ -214,6 +214,21 @@ def labels_of(labels: object, x: Array, axis: int) -> tuple[Array, bool]:
     return y, dense
 
 
+def index_labels_of(labels: object, x: Array, axis: int) -> Array:
+    """Return the labels where they must be class indices; what else there is has a hint."""
+    y, shape = array("labels", labels), lead_shape(x, axis)
+    if y.dtype.kind not in "iu":
+        hint = ""
+        if y.shape == x.shape:
+            hint = ": use .argmax() along the classes for the largest of each distribution"
+        elif y.dtype.kind in "bf":
+            hint = ": use .astype(int) for class indices"
+        raise TypeError(f"labels must have an integer dtype, got {y.dtype}{hint}")
+    if y.shape != shape:
+        raise ValueError(f"labels must have shape {shape}, got {y.shape}")
+    return y
+
+
 def widened(a: Array) -> Array:
     """Return bfloat16 as float32, and anything else as it is."""
     if kind_of(a.dtype) != _BFLOAT16_KIND:

@@ -286,10 +286,8 @@ def compare(
         raise ValueError(f"other must have base's shape {a.shape}, got {b.shape}")
     y, skip = None, None
     if labels is not None:
-        y, dense = _checks.labels_of(labels, a, at)
-        if dense:
-            raise TypeError(f"labels must have an integer dtype, got {y.dtype}")
-        skip = _checks.ignored(ignore_index, y, dense)
+        y = _checks.index_labels_of(labels, a, at)
+        skip = _checks.ignored(ignore_index, y, False)
     elif ignore_index is not None:
         raise ValueError(f"ignore_index must be None without labels, got {ignore_index}")
     view = _checks.rows(a, at)

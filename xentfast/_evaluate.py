@@ -328,7 +328,7 @@ class Evaluation:
         Returns
         -------
         matplotlib.figure.Figure
-            Of two axes, not shown. It needs matplotlib: ``pip install xentfast[plot]``.
+            Of two axes, not shown. It needs matplotlib: ``pip install 'xentfast[plot]'``.
         """
         from xentfast import _plot
 
@@ -362,10 +362,7 @@ def _ties_of(ties: object) -> int:
 
 
 def _bins_of(bins: object) -> int:
-    try:
-        n = operator.index(bins)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"bins must be an int, got {type(bins).__name__}") from None
+    n = _checks.integer("bins", bins)
     if not 1 <= n <= _MOST_BINS:
         raise ValueError(f"bins must be in [1, {_MOST_BINS}], got {n}")
     return n
@@ -479,10 +476,8 @@ def evaluate(
     out as in `cross_entropy`, the Brier score and the entropy of a confident row keep their digits.
     """
     x, at = _checks.rows_of_classes("logits", logits, axis)
-    y, dense = _checks.labels_of(labels, x, at)
-    if dense:
-        raise TypeError(f"labels must have an integer dtype, got {y.dtype}")
-    skip = _checks.ignored(ignore_index, y, dense)
+    y = _checks.index_labels_of(labels, x, at)
+    skip = _checks.ignored(ignore_index, y, False)
     shape, dtype = _checks.lead_shape(x, at), _checks.computed(x.dtype)
     cuts, order, n = _cuts_of(top_k), _ties_of(ties), _bins_of(bins)
     names = _per_row_of(per_row, from_logits)

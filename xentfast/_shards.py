@@ -262,9 +262,7 @@ def _part_of(
     logits_part: npt.ArrayLike, labels: npt.ArrayLike, first_class: object, axis: int
 ) -> tuple[Array, int, Array, int]:
     x, at = _checks.rows_of_classes("logits_part", logits_part, axis)
-    y, dense = _checks.labels_of(labels, x, at)
-    if dense:
-        raise TypeError(f"labels must have an integer dtype, got {y.dtype}")
+    y = _checks.index_labels_of(labels, x, at)
     # A copy: labels that another thread changes must not lead outside a row.
     return x, at, y.copy(), _index("first_class", first_class, 0, 62)
 

@@ -202,8 +202,6 @@ X, Y = da.zeros((4, 3), chunks=(2, 3)), np.array([0, 2, 1, 0])
          {"logits": X.astype(bool)}),
         (ValueError, "axis must be in [-2, 2), got 2", {"axis": 2}),
         (ValueError, "labels must have shape (4,) or (4, 3), got (3,)", {"labels": Y[:3]}),
-        (TypeError, "labels must have an integer, floating or boolean dtype, got complex128",
-         {"labels": Y + 1j}),
         (ValueError, "sample_weight must broadcast to shape (4,), got (3,)",
          {"sample_weight": np.ones(3)}),
         (ValueError, "sample_weight must be finite and >= 0, got -1.0", {"sample_weight": -1.0}),
@@ -223,8 +221,11 @@ def test_options_refused_at_once() -> None:
         xd.evaluate(X, Y, top_k=5)
     with refused(TypeError, "per_row must be a sequence of names, got str"):
         xd.evaluate(X, Y, per_row="loss")
-    with refused(TypeError, "labels must have an integer dtype, got float64"):
-        xd.evaluate(X, X)
+    with refused(TypeError, "labels must have an integer dtype, got complex128"):
+        xd.evaluate(X, Y + 1j)
+    rule = "labels must have an integer, floating or boolean dtype"
+    with refused(TypeError, f"{rule}, got complex128"):
+        xd.cross_entropy_value_and_grad(X, Y + 1j)
     with refused(ValueError, "label_smoothing must be in [0, 1], got 2"):
         xd.cross_entropy_value_and_grad(X, Y, label_smoothing=2)
     with refused(ValueError, "class_weight must have shape (3,), got (2,)"):
