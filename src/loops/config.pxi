@@ -1,4 +1,4 @@
-# Threads, instruction sets, and what was built.
+# Threads, instruction sets, what was built, and bfloat16 arrays of other libraries.
 
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 
@@ -75,10 +75,3 @@ def version():
 def compiler():
     """Return the compiler that built this module."""
     return XF_COMPILER.decode().strip()  # clang ends with a space
-
-
-def elementwise(int which, const real[::1] x, real[::1] y):
-    """Write exp (which = 0), log (1), log1p (2) or log1p on [0, 1] (3) of x to y."""
-    cdef const xf_kernels *k = xf_isa_kernels(XF_F32 if real is float else XF_F64)
-    if x.shape[0]:
-        k.elementwise(which, &x[0], &y[0], x.shape[0])

@@ -1,4 +1,4 @@
-# The terms of entropies and divergences, entry by entry.
+# Entry by entry: the terms of entropies and divergences, and exp and the logarithms themselves.
 
 cdef struct Terms:
     const xf_kernels *kernels
@@ -32,3 +32,10 @@ def terms(int term, const real[::1] x, const real[::1] y, real[::1] to):
     with nogil:
         run(terms_chunk, &job, (job.elements + CHUNK_ELEMENTS - 1) // CHUNK_ELEMENTS,
             threads_for(job.elements, 1), 0)
+
+
+def elementwise(int which, const real[::1] x, real[::1] y):
+    """Write exp (which = 0), log (1), log1p (2) or log1p on [0, 1] (3) of x to y."""
+    cdef const xf_kernels *k = xf_isa_kernels(XF_F32 if real is float else XF_F64)
+    if x.shape[0]:
+        k.elementwise(which, &x[0], &y[0], x.shape[0])
