@@ -16,7 +16,8 @@ cdef enum:
     THREAD_ELEMENTS = 1 << 16   # at least so many for each
     STREAM_BYTES = 1 << 24      # more does not stay in the caches: it is written past them
     LINE = 64                   # bytes of a cache line, and of a class of a panel
-    TOGETHER_BYTES = 3 << 18    # of panels treated together: a part of a second-level cache
+    TOGETHER_BYTES = 1 << 18    # of panels treated together: a part of a second-level cache,
+    MOST_TOGETHER = 3 << 18     # and for four lines of a class a larger one
 
 # How an element that is not of the compute type is read. The codes are _checks.KINDS.
 cdef enum kind:
@@ -150,14 +151,15 @@ cdef inline Panels cut(const xf_kernels *k, const Shape *shape, const Strided *x
     """For rows to read and, where out has data, to write."""
     cdef Panels c
     cdef int inner = shape.axes - 1
-    cdef ptrdiff_t item = size_of(x.kind), least
+    cdef ptrdiff_t item = size_of(x.kind), two
     c.band = LINE * min((classes + 15) // 16 * 16, SEGMENT_BLOCKS * k.block)  # as tiles are read
     c.most = panel_rows(k, classes, out.data != NULL and x.step == item == out.step)
     c.together = 1
     c.lines = out if out.data and out.stride[inner] == item else x
     if x.stride[inner] == item != x.step and shape.size[inner] >= XF_PANEL:
-        least = 2 * LINE // (c.most * item)
-        c.together = <int> min(XF_TOGETHER, max(least, TOGETHER_BYTES // c.band))
+        two = 2 * LINE // (c.most * item)   # lines of a class, at the least
+        c.together = <int> min(XF_TOGETHER, max(two, TOGETHER_BYTES // c.band,
+                                                min(2 * two, MOST_TOGETHER // c.band)))
     c.scratch = sizeof(Scratch) + c.together * c.band
     return c
 
