@@ -425,8 +425,8 @@ class _Reading:
         most = max(BLOCK // self._workers, LEAST) // size
         self._blocks = enumerate(_files.blocks(first, job.axis, most, chunks))
         self._bytes_of_row = first.shape[job.axis] * sum(s.dtype.itemsize for s in job.logits)
-        self._lock = threading.Lock()
-        self._stopped = False
+        self._lock = threading.Condition()
+        self._begun, self._stopped = 0, False
         self._errors: list[tuple[int, BaseException]] = []
 
     @property
@@ -440,15 +440,18 @@ class _Reading:
         Where any block can be read at any time, each thread takes blocks of its own, and one unmaps
         its last while the others go on. Else they are read in turn.
         """
-        # Not by joins: one that Ctrl-C interrupts takes its thread for ended before Python 3.13.
-        with ThreadPoolExecutor(self._workers) as pool:  # what was begun is a part of the result
+        with ThreadPoolExecutor(self._workers) as pool:
             try:
                 work = [pool.submit(self._work) for _ in range(self._workers)]
                 while wait(work, timeout=0.1).not_done:
                     show(self.bytes)
                 show(self.bytes)
             finally:
-                self._stopped = True
+                # What was begun is a part of the result. Not by joins: Ctrl-C may come before the
+                # pool knows its thread, and in a join, which before Python 3.13 takes it for ended.
+                with self._lock:
+                    self._stopped = True
+                    self._lock.wait_for(lambda: not self._begun)
         if self._errors:  # the blocks before the first of them were read
             raise min(self._errors, key=operator.itemgetter(0))[1]
 
@@ -457,19 +460,22 @@ class _Reading:
             while True:
                 with self._lock:
                     i, at = next(self._blocks, (0, None))
-                if at is None or self._stopped:
-                    return
+                    if at is None or self._stopped:
+                        return
+                    self._begun += 1
+                part = self.job.empty
+                rows = math.prod(_without(_files.shape_of(at), self.job.axis))
                 try:
                     part = self.job.evaluate(at)
                 except BaseException as error:
                     self._errors.append((i, error))
-                    self._stopped = True
-                    return
-                rows = math.prod(_without(_files.shape_of(at), self.job.axis))
+                    self._stopped, rows = True, 0
                 with self._lock:
                     self.result += part
                     self.rows += rows
                     self.bytes += rows * self._bytes_of_row
+                    self._begun -= 1
+                    self._lock.notify_all()
 
 
 def run(options: argparse.Namespace, show: Callable[[Rows], None]) -> int:
