@@ -400,6 +400,14 @@ def test_weights_of_zero() -> None:
     assert math.isnan(found.accuracy)
 
 
+def test_an_infinite_loss_is_one_in_every_sum(isa: str) -> None:
+    found = evaluate(np.array([[0, -math.inf], [0, 1]], np.float32), [1, 0])
+    sums = found.to_dict()["state"]["sums"]
+    for name in "loss", "loss_square":
+        assert sums[name][1:] == [1, 0, 0], name  # +inf, -inf and nan
+    assert found.loss == math.inf
+
+
 @pytest.mark.parametrize("classes", [3, 200])  # lanes across the rows, and along them
 @pytest.mark.parametrize("module", [xentfast, xentfast.reference])
 def test_a_row_of_weight_0_counts_nothing_whatever_it_holds(module: Any, classes: int) -> None:
