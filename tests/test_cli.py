@@ -107,6 +107,7 @@ def test_bench_refuses_a_wrong_result(
 @pytest.fixture
 def two_peers(monkeypatch: pytest.MonkeyPatch, few_elements: None) -> None:
     """The peers that the tests install, and one of them wrong where it has a softmax."""
+    pytest.importorskip("sklearn")  # has no wheels for musl
     monkeypatch.setattr(_bench, "PEERS", ("scipy", "scikit-learn"))
     scipy = _peers.PEERS["scipy"]
 
