@@ -101,11 +101,11 @@ const xf_kernels *xf_isa_light_kernels(xf_type type)
 
 bool xf_asks_ahead(void)
 {
-    static atomic_int known; /* 2 or 3: an instruction that asks the processor is slow */
+    static atomic_int known = -1; /* CPUID is slow, above all on a virtual machine */
     int answer = atomic_load_explicit(&known, memory_order_relaxed);
-    if (!answer) {
-        answer = 2 + asks();
+    if (answer < 0) {
+        answer = asks();
         atomic_store_explicit(&known, answer, memory_order_relaxed);
     }
-    return answer == 3;
+    return answer;
 }

@@ -181,13 +181,14 @@ cdef inline xf_panel *take_panels(const Panels *c, void *memory, ptrdiff_t class
                                   bint wants_gradient) noexcept nogil:
     """The panels of a thread, with what is the same for all."""
     cdef Scratch *scratch = <Scratch *> memory
+    cdef bint asks = xf_asks_ahead()
     cdef int k
     for k in range(c.together):
         scratch.panel[k].work = &scratch.work
         scratch.panel[k].band = <char *> (scratch + 1) + k * c.band
         scratch.panel[k].classes = classes
         scratch.panel[k].wants_gradient = wants_gradient
-        scratch.panel[k].asks = xf_asks_ahead()
+        scratch.panel[k].asks = asks
     return scratch.panel
 
 
